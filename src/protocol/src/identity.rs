@@ -1,0 +1,189 @@
+//! Who a request is: (team, group, id), everywhere.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The group of a request that named none. No client may send it.
+pub const NO_GROUP: &str = "_";
+
+/// The prefix of ids that the broker gives: `seq-<stream sequence>`. No client may send it.
+pub const SEQUENCE_ID_PREFIX: &str = "seq-";
+
+const NAME_LENGTH_MAX: usize = 64;
+const ID_LENGTH_MAX: usize = 128;
+
+/// A name or id is not of the allowed form.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// Other characters than letters, digits, `_` and `-`, or a wrong length.
+    #[error("expected 1 to {0} characters of A-Z a-z 0-9 _ -")]
+    Form(usize),
+    /// A form that only the broker may use.
+    #[error("{0} is reserved for the broker")]
+    Reserved(&'static str),
+}
+
+fn is_name(text: &str, length_max: usize) -> bool {
+    (1..=length_max).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+        #[serde(transparent)]
+        pub struct $name(String);
+
+        impl $name {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "{:?}", self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// A team, as the second token of a request's subject.
+    Team
+}
+name! {
+    /// What a client groups its requests by; one batch, one process.
+    Group
+}
+name! {
+    /// The id of a request inside its team and group.
+    RequestId
+}
+
+impl Team {
+    /// A valid team name.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        if is_name(text, NAME_LENGTH_MAX) {
+            Ok(Self(text.into()))
+        } else {
+            Err(Invalid::Form(NAME_LENGTH_MAX))
+        }
+    }
+
+    /// Any token of a subject that a message really arrived on, so that even a request to a badly named
+    /// team can be told what is wrong with it. Such a team is never configured.
+    pub fn as_published(token: &str) -> Self {
+        Self(token.into())
+    }
+}
+
+impl Group {
+    /// A group as a client may send it.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        match text {
+            NO_GROUP => Err(Invalid::Reserved("the group \"_\"")),
+            _ if is_name(text, NAME_LENGTH_MAX) => Ok(Self(text.into())),
+            _ => Err(Invalid::Form(NAME_LENGTH_MAX)),
+        }
+    }
+
+    /// The group of requests that named none.
+    pub fn none() -> Self {
+        Self(NO_GROUP.into())
+    }
+}
+
+impl RequestId {
+    /// An id as a client may send it.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        if text.starts_with(SEQUENCE_ID_PREFIX) {
+            Err(Invalid::Reserved("an id that begins with \"seq-\""))
+        } else if is_name(text, ID_LENGTH_MAX) {
+            Ok(Self(text.into()))
+        } else {
+            Err(Invalid::Form(ID_LENGTH_MAX))
+        }
+    }
+
+    /// The id of a request that brought none: its place in the request stream.
+    pub fn from_sequence(sequence: crate::Sequence) -> Self {
+        Self(format!("{SEQUENCE_ID_PREFIX}{sequence}"))
+    }
+}
+
+/// (team, group, id). The same identity is the same request and has the same answer.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct Identity {
+    /// The team.
+    pub team: Team,
+    /// The group, `_` if the request named none.
+    pub group: Group,
+    /// The id.
+    pub id: RequestId,
+}
+
+impl Identity {
+    /// Reads `<team>.<group>.<id>` as it stands in the subjects of stored messages.
+    pub fn from_tokens(text: &str) -> Option<Self> {
+        let mut tokens = text.split('.');
+        let (team, group, id) = (tokens.next()?, tokens.next()?, tokens.next()?);
+        if tokens.next().is_some() || [team, group, id].iter().any(|token| token.is_empty()) {
+            return None;
+        }
+        Some(Self { team: Team(team.into()), group: Group(group.into()), id: RequestId(id.into()) })
+    }
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", self.team, self.group, self.id)
+    }
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_subject_safe() {
+        for good in ["a", "A-z_09", &"x".repeat(64)] {
+            assert!(Team::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a.b", "a b", "*", ">", "ü", "a\n", &"x".repeat(65)] {
+            assert!(Team::parse(bad).is_err(), "{bad}");
+        }
+        assert!(RequestId::parse(&"x".repeat(128)).is_ok());
+        assert!(RequestId::parse(&"x".repeat(129)).is_err());
+    }
+
+    #[test]
+    fn what_the_broker_writes_no_client_may_send() {
+        assert_eq!(Group::parse("_"), Err(Invalid::Reserved("the group \"_\"")));
+        assert!(RequestId::parse("seq-1").is_err());
+        assert!(RequestId::parse("sequence").is_ok());
+    }
+
+    #[test]
+    fn an_identity_is_read_back_from_a_subject() {
+        let identity = Identity::from_tokens("team._.seq-7").unwrap();
+        assert_eq!(identity.to_string(), "team._.seq-7");
+        for bad in ["a.b", "a.b.c.d", "a..c", ""] {
+            assert_eq!(Identity::from_tokens(bad), None, "{bad}");
+        }
+    }
+}
