@@ -1,0 +1,59 @@
+# `make` alone lists the targets. Everything here needs only Rust, Python 3 and make; what else a target needs, it
+# fetches into .tools/.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+# Passed on to the tool behind a target, as in: make test ARGS="-p tollgate-policy"
+ARGS ?=
+# For `make demo`: simulator or smollm2.
+MODEL ?= simulator
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: ## Start a broker, send it a sample, compare answers and ledger (MODEL=smollm2: with a real model)
+	@MODEL=$(MODEL) python3 scripts/demo.py
+
+.PHONY: test
+test: ## Run all tests (ARGS goes to cargo test)
+	@scripts/test.sh $(ARGS)
+
+.PHONY: lint
+lint: ## Check format, lints and documentation, as CI does
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --workspace
+
+.PHONY: fmt
+fmt: ## Format the code
+	cargo fmt --all
+
+.PHONY: bench
+bench: tools ## Run the benchmarks (ARGS goes to cargo bench)
+	@TOLLGATE_NATS_SERVER="$$(python3 scripts/nats_server.py | tail -n 1)" cargo bench --workspace $(ARGS)
+
+.PHONY: interop
+interop: ## Drive the broker with another NATS client, in another language
+	@python3 scripts/interop.py
+
+.PHONY: mutants
+mutants: tools ## Change the code at random and see that a test notices (ARGS="-p tollgate-policy")
+	@command -v cargo-mutants >/dev/null || { echo "cargo-mutants is missing: cargo install --locked cargo-mutants" >&2; exit 1; }
+	@TOLLGATE_NATS_SERVER="$$(python3 scripts/nats_server.py | tail -n 1)" cargo mutants --workspace $(ARGS)
+
+.PHONY: deny
+deny: ## Check licences, advisories and sources of all dependencies
+	@command -v cargo-deny >/dev/null || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	cargo deny check $(ARGS)
+
+.PHONY: tools
+tools: ## Make a nats-server available, fetching the pinned one if there is none
+	@python3 scripts/nats_server.py
+
+.PHONY: clean-tools
+clean-tools: ## Remove what was fetched and what the demo wrote
+	rm -rf .tools .demo
