@@ -7,24 +7,19 @@
 Exits 0 only when everything held. Everything it writes is in .demo/ (and .tools/, for what it fetches).
 """
 
-import hashlib
 import json
 import os
-import queue
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 import urllib.request
-from pathlib import Path
 
 import nats_server
+from common import ROOT, SCRIPTS, STOP_SECONDS_MAX, Child, Failed, build, python_with, step, tail
 
-ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ROOT / "scripts"
 DEMO = ROOT / ".demo"
 SAMPLE = ROOT / "tests" / "fixtures" / "demo_prompts.jsonl"
 ANSWERS = DEMO / "answers.jsonl"
@@ -34,7 +29,6 @@ TEAM = "default"
 READY_SECONDS_MAX = 60
 MODEL_READY_SECONDS_MAX = 180
 LEDGER_SECONDS_MAX = 30
-STOP_SECONDS_MAX = 20
 SUBMIT_SECONDS_MAX = 600
 
 # By itself after draining, or by the signal's own default.
@@ -60,14 +54,6 @@ targets = ["smollm2/smollm2-135m-instruct"]
 """
 
 
-class Failed(Exception):
-    """The demo did not hold, and why."""
-
-
-def step(text):
-    print("\n==> " + text, flush=True)
-
-
 def usd(nano):
     """Nano-dollars as dollars, exactly."""
     return "{}${}.{:09d}".format("-" if nano < 0 else "", abs(nano) // 10**9, abs(nano) % 10**9)
@@ -78,112 +64,17 @@ def shorten(text, width):
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def tail(path, lines=30):
-    try:
-        return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
-    except OSError:
-        return ""
-
-
 def read_jsonl(path):
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except FileNotFoundError:
         return []
 
 
-class Child:
-    """A process of ours that says on its first line of output when it is ready, and that is stopped by its own id."""
-
-    def __init__(self, name, command, environment=None):
-        self.name = name
-        self.log = DEMO / (name + ".log")
-        self._lines = queue.Queue()
-        with open(str(self.log), "wb") as log:
-            # A session of its own: ctrl-C reaches this script, which then stops its children in order.
-            self.process = subprocess.Popen(
-                command,
-                cwd=str(ROOT),
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
-        threading.Thread(target=self._drain, daemon=True).start()
-
-    def _drain(self):
-        for line in self.process.stdout:
-            self._lines.put(line)
-        self._lines.put(None)
-
-    def ready(self, seconds_max):
-        """The JSON object of the first line; raises Failed with the end of the log."""
-        try:
-            line = self._lines.get(timeout=seconds_max)
-        except queue.Empty:
-            raise Failed("{} was not ready within {} s\n{}".format(self.name, seconds_max, tail(self.log)))
-        if line is None:
-            code = self.process.wait(timeout=STOP_SECONDS_MAX)
-            raise Failed("{} ended with exit code {}\n{}".format(self.name, code, tail(self.log)))
-        try:
-            said = json.loads(line)
-        except ValueError:
-            said = None
-        if not isinstance(said, dict) or said.get("ready") is not True:
-            raise Failed("{} said {!r} and not that it is ready\n{}".format(self.name, line, tail(self.log)))
-        return said
-
-    def stop(self):
-        """Asks it to stop, and waits; True when it went by itself."""
-        if self.process.poll() is not None:
-            return True
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(timeout=STOP_SECONDS_MAX)
-            return True
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            return False
-
-
-def build():
-    """Builds the release binary, showing cargo's progress; its path."""
-    if shutil.which("cargo") is None:
-        raise Failed("cargo is not on the PATH; install Rust first")
-    step("building tollgate (the first time takes some minutes)")
-    if subprocess.call(["cargo", "build", "--release", "--bin", "tollgate"], cwd=str(ROOT)) != 0:
-        raise Failed("the build failed")
-    metadata = subprocess.check_output(
-        ["cargo", "metadata", "--no-deps", "--offline", "--format-version", "1"], cwd=str(ROOT)
-    )
-    return Path(json.loads(metadata)["target_directory"]) / "release" / "tollgate"
-
-
 def model_python():
-    """The Python of an environment that has the model and its server, made on first use and whole or not at all."""
     if sys.version_info < (3, 10):
         raise Failed("MODEL=smollm2 needs Python 3.10 or newer, this is {}".format(sys.version.split()[0]))
-    requirements = SCRIPTS / "smollm2.requirements.txt"
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
-    home = ROOT / ".tools" / "smollm2"
-    python = home / "bin" / "python"
-    stamp = home / "complete"
-    if stamp.exists() and stamp.read_text() == digest:
-        return python
-    step("fetching a small model and its server (about 130 MB, once)")
-    shutil.rmtree(str(home), ignore_errors=True)
-    if subprocess.call([sys.executable, "-m", "venv", str(home)]) != 0:
-        shutil.rmtree(str(home), ignore_errors=True)
-        raise Failed("python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv")
-    install = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-deps"]
-    install += ["--only-binary=:all:", "--require-hashes", "--requirement", str(requirements)]
-    if subprocess.call(install) != 0:
-        shutil.rmtree(str(home), ignore_errors=True)
-        raise Failed("pip could not install the model; see above")
-    stamp.write_text(digest)
-    return python
+    return python_with("smollm2", "a small model and its server (about 130 MB, once)")
 
 
 def real_sample():
@@ -276,14 +167,14 @@ def fetch_json(url):
 
 
 def start_model(children):
-    model = Child("model", [str(model_python()), str(SCRIPTS / "smollm2_server.py"), "--with-parent"])
+    model = Child("model", [str(model_python()), str(SCRIPTS / "smollm2_server.py"), "--with-parent"], DEMO)
     children.append(model)
     return model.ready(MODEL_READY_SECONDS_MAX)
 
 
 def run(model_name, children):
     environment = dict(os.environ, TOLLGATE_NATS_SERVER=nats_server.ensure())
-    tollgate = build()
+    tollgate = build("release")
     if DEMO.exists():
         shutil.rmtree(str(DEMO))
     DEMO.mkdir()
@@ -299,7 +190,7 @@ def run(model_name, children):
         sample = real_sample()
 
     step("starting tollgate, with a nats-server of its own")
-    broker = Child("tollgate", up, environment)
+    broker = Child("tollgate", up, DEMO, environment)
     children.append(broker)
     ready = broker.ready(READY_SECONDS_MAX)
     server = ready["nats"]

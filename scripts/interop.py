@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Drives a broker with a NATS client in another language, which knows nothing but the public contract.
+
+    make interop
+
+Starts a broker with the simulator, fetches nats-py into .tools/, and runs scripts/interop_client.py against the broker.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import nats_server
+from common import ROOT, SCRIPTS, Child, Failed, build, python_with, step, tail
+
+READY_SECONDS_MAX = 60
+CHECKS_SECONDS_MAX = 300
+
+
+def run(folder, children):
+    environment = dict(os.environ, TOLLGATE_NATS_SERVER=nats_server.ensure())
+    python = python_with("interop", "nats-py")
+    tollgate = build("debug")
+    up = [str(tollgate), "up", "--json", "--data", str(folder / "data"), "--nats-port", "0", "--listen", "127.0.0.1:0"]
+    broker = Child("tollgate", up, folder, environment)
+    children.append(broker)
+    server = broker.ready(READY_SECONDS_MAX)["nats"]
+    step("asking {} with nats-py".format(server))
+    try:
+        client = [str(python), str(SCRIPTS / "interop_client.py"), server]
+        code = subprocess.call(client, cwd=str(ROOT), timeout=CHECKS_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        raise Failed("the checks did not finish within {} s\n{}".format(CHECKS_SECONDS_MAX, tail(broker.log)))
+    if code != 0:
+        raise Failed("not all checks passed; the end of the broker's log:\n{}".format(tail(broker.log)))
+
+
+def main():
+    # As an exception, so that the broker is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    folder = Path(tempfile.mkdtemp(prefix="tollgate-interop-"))
+    children = []
+    try:
+        run(folder, children)
+        return 0
+    except (Failed, nats_server.Unavailable) as error:
+        sys.stdout.flush()
+        print("\nINTEROP FAILED: {}".format(error), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        for child in reversed(children):
+            child.stop()
+        shutil.rmtree(str(folder), ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
