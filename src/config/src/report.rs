@@ -1,0 +1,111 @@
+//! Everything that is wrong with a file, each with its place.
+
+use std::fmt;
+use std::ops::Range;
+
+/// Why a configuration cannot be used. Has at least one problem, in the order of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The file as it was named to [`crate::load`].
+    pub file_name: String,
+    /// All that is wrong.
+    pub problems: Vec<ConfigProblem>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConfigProblem {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// The key, as `providers.openai.max_in_flight`; empty where the text is not TOML at all.
+    pub path: String,
+    /// What was expected, and what was found.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.line, self.column)?;
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// One line for each problem: `tollgate.toml:12:5: providers.openai.max_in_flight: expected …`.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{}:{problem}", self.file_name)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Report {}
+
+/// The place of a key or value: where it stands in the text, and how its path is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) span: Range<usize>,
+    pub(crate) path: String,
+}
+
+/// Collects problems and warnings while a file is read, so that one does not hide the next.
+pub(crate) struct Findings<'a> {
+    text: &'a str,
+    file_name: &'a str,
+    problems: Vec<ConfigProblem>,
+    warnings: Vec<ConfigProblem>,
+}
+
+impl<'a> Findings<'a> {
+    pub(crate) fn new(text: &'a str, file_name: &'a str) -> Self {
+        Self { text, file_name, problems: Vec::new(), warnings: Vec::new() }
+    }
+
+    pub(crate) fn problem(&mut self, place: &Place, message: impl Into<String>) {
+        self.problems.push(self.at(place, message.into()));
+    }
+
+    pub(crate) fn warning(&mut self, place: &Place, message: impl Into<String>) {
+        self.warnings.push(self.at(place, message.into()));
+    }
+
+    /// The text is not TOML at `span`. What else was found on the lines of such problems comes of reading
+    /// broken text, and is taken back at the end.
+    pub(crate) fn syntax(&mut self, span: Range<usize>, message: &str) {
+        let message = format!("this is not TOML: {message}");
+        self.problem(&Place { span, path: String::new() }, message);
+    }
+
+    /// The warnings of a file without problems, or everything that is wrong with it.
+    pub(crate) fn finish(self) -> Result<Vec<String>, Report> {
+        let Self { file_name, mut problems, mut warnings, .. } = self;
+        if problems.is_empty() {
+            warnings.sort();
+            return Ok(warnings.iter().map(|warning| format!("{file_name}:{warning}")).collect());
+        }
+        let broken: Vec<usize> =
+            problems.iter().filter(|problem| problem.path.is_empty()).map(|problem| problem.line).collect();
+        problems.retain(|problem| problem.path.is_empty() || !broken.contains(&problem.line));
+        problems.sort();
+        problems.dedup();
+        Err(Report { file_name: file_name.into(), problems })
+    }
+
+    fn at(&self, place: &Place, message: String) -> ConfigProblem {
+        let before = self.text.get(..place.span.start).unwrap_or(self.text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        ConfigProblem {
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            path: place.path.clone(),
+            message,
+        }
+    }
+}
