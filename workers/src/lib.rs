@@ -1,1 +1,3 @@
 //! Placeholder until its part lands.
+
+pub mod simulator;
