@@ -1,0 +1,77 @@
+//! "Is this attempt in your hands?" Asked of one process, over core NATS.
+
+use std::time::Duration;
+
+use async_nats::RequestErrorKind;
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use tollgate_protocol::Identity;
+
+use crate::Bus;
+
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The attempt asked about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Question {
+    /// The request.
+    pub identity: Identity,
+    /// The attempt.
+    pub attempt: u32,
+}
+
+/// What the owner says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The attempt is in its hands.
+    Holding,
+    /// It is not.
+    NotMine,
+}
+
+impl Bus {
+    /// Asks the process `owner`. `None`: nobody answered.
+    pub async fn ask_owner(&self, owner: &str, question: &Question) -> Option<Answer> {
+        let payload = serde_json::to_vec(question).ok()?;
+        let request = async_nats::Request::new().payload(payload.into()).timeout(Some(ANSWER_TIMEOUT));
+        match self.client().send_request(self.subjects().owner(owner), request).await {
+            Ok(message) => serde_json::from_slice(&message.payload).ok(),
+            Err(error) => {
+                // Nobody listens: wait as long as a slow answer would have taken, so as not to ask in a loop.
+                if error.kind() == RequestErrorKind::NoResponders {
+                    tokio::time::sleep(ANSWER_TIMEOUT / 4).await;
+                }
+                None
+            }
+        }
+    }
+
+    /// Answers such questions for `owner` until `stop`.
+    pub async fn serve_owner(&self, owner: &str, stop: CancellationToken, holds: impl Fn(&Question) -> bool) {
+        loop {
+            let Ok(mut questions) = self.client().subscribe(self.subjects().owner(owner)).await else {
+                tracing::error!("cannot subscribe to questions about my attempts");
+                return;
+            };
+            loop {
+                let message = tokio::select! {
+                    () = stop.cancelled() => return,
+                    message = questions.next() => message,
+                };
+                let Some(message) = message else { break };
+                let (Some(reply), Ok(question)) =
+                    (message.reply, serde_json::from_slice::<Question>(&message.payload))
+                else {
+                    continue;
+                };
+                let answer = if holds(&question) { Answer::Holding } else { Answer::NotMine };
+                let Ok(payload) = serde_json::to_vec(&answer) else { continue };
+                if let Err(error) = self.client().publish(reply, payload.into()).await {
+                    tracing::debug!(%error, "answer about an attempt was not sent");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Publishing with acknowledgement.
+//!
+//! The reply is read here rather than by the client library, because error numbers that the library does
+//! not name (10164) decide what happens next.
+
+use async_nats::{HeaderMap, Request, RequestErrorKind};
+use bytes::Bytes;
+use serde::Deserialize;
+use tollgate_protocol::Sequence;
+
+use crate::retry::{Patience, TRY_TIMEOUT, Tries};
+use crate::{Bus, headers};
+
+/// Header: the last sequence that must stand on the subject.
+pub const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
+/// Header: the subject filter which [`EXPECTED_LAST`] is over.
+pub const EXPECTED_LAST_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+
+/// Stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Sequence in the stream.
+    pub sequence: Sequence,
+    /// Whether the stream had it already, by its id.
+    pub duplicate: bool,
+}
+
+/// Not stored, or not known to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The subject holds as many messages as it may.
+    #[error("the subject's queue is full")]
+    SubjectFull,
+    /// The stream holds as many messages as it may.
+    #[error("the stream is full")]
+    StreamFull,
+    /// Another entry came first, or another write is in flight.
+    #[error("another entry was written first")]
+    WrongLastSequence,
+    /// The message is larger than the server takes.
+    #[error("{size} bytes are more than the server takes ({limit})")]
+    TooLarge {
+        /// Its size, in bytes.
+        size: usize,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The server refused it for another reason.
+    #[error("the server refused it: {description} ({code})")]
+    Refused {
+        /// JetStream's error number.
+        code: u64,
+        /// Its text.
+        description: String,
+    },
+    /// We may not publish there.
+    #[error("no permission: {0}")]
+    Permission(String),
+    /// Nobody acknowledged in time. It may or may not be stored.
+    #[error("no acknowledgement within {0:?}; is the nats-server reachable, and does the stream exist?")]
+    NoAnswer(std::time::Duration),
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    seq: Option<Sequence>,
+    #[serde(default)]
+    duplicate: bool,
+    error: Option<ReplyError>,
+}
+
+#[derive(Deserialize)]
+struct ReplyError {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+enum Failure {
+    /// The server said no.
+    Final(PublishError),
+    /// Nobody said anything.
+    Silence,
+}
+
+impl Bus {
+    /// Publishes and waits for the acknowledgement, again and again under the same id until `patience` is
+    /// over. An id makes the repeats harmless; without one the message must be harmless twice.
+    pub async fn publish(
+        &self,
+        subject: &str,
+        mut headers: HeaderMap,
+        message_id: Option<&str>,
+        payload: Bytes,
+        patience: Patience,
+    ) -> Result<Published, PublishError> {
+        if let Some(id) = message_id {
+            headers::put(&mut headers, tollgate_protocol::header::MSG_ID, id);
+        }
+        let mut tries = Tries::new(patience);
+        loop {
+            match self.try_publish(subject, &headers, &payload).await {
+                Ok(published) => return Ok(published),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Silence) => {
+                    if let Some(violation) = self.connection().health().violation
+                        && violation.contains(subject)
+                    {
+                        return Err(PublishError::Permission(violation));
+                    }
+                    if !tries.again().await {
+                        return Err(PublishError::NoAnswer(patience.0));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn try_publish(
+        &self,
+        subject: &str,
+        headers: &HeaderMap,
+        payload: &Bytes,
+    ) -> Result<Published, Failure> {
+        let limit = self.connection().max_payload();
+        if payload.len() > limit {
+            return Err(Failure::Final(PublishError::TooLarge { size: payload.len(), limit }));
+        }
+        let request =
+            Request::new().headers(headers.clone()).payload(payload.clone()).timeout(Some(TRY_TIMEOUT));
+        let message = match self.client().send_request(subject.to_owned(), request).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == RequestErrorKind::MaxPayloadExceeded => {
+                return Err(Failure::Final(PublishError::TooLarge { size: payload.len(), limit }));
+            }
+            Err(error) => {
+                tracing::debug!(subject, %error, "publish was not acknowledged");
+                return Err(Failure::Silence);
+            }
+        };
+        read_reply(&message.payload)
+    }
+}
+
+fn read_reply(payload: &[u8]) -> Result<Published, Failure> {
+    let Ok(reply) = serde_json::from_slice::<Reply>(payload) else {
+        return Err(Failure::Silence);
+    };
+    match (reply.error, reply.seq) {
+        (None, Some(sequence)) => Ok(Published { sequence, duplicate: reply.duplicate }),
+        (Some(error), _) => Err(refusal(error)),
+        (None, None) => Err(Failure::Silence),
+    }
+}
+
+/// JetStream's error numbers (server 2.15, `errors.json`), as far as a caller acts on them.
+fn refusal(error: ReplyError) -> Failure {
+    match error.err_code {
+        // "wrong last sequence: N", and the same while another write to the subject is in flight.
+        10071 | 10164 => Failure::Final(PublishError::WrongLastSequence),
+        // A stream's own limits, when it discards new messages.
+        10077 if error.description.contains("per subject") => Failure::Final(PublishError::SubjectFull),
+        10077 => Failure::Final(PublishError::StreamFull),
+        10054 => Failure::Final(PublishError::TooLarge { size: 0, limit: 0 }),
+        // Not available, no leader, shutting down: it may be again.
+        10008 | 10009 | 10074 | 10076 | 10039 => Failure::Silence,
+        code => Failure::Final(PublishError::Refused { code, description: error.description }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Published, PublishError> {
+        read_reply(text.as_bytes()).map_err(|failure| match failure {
+            Failure::Final(error) => error,
+            Failure::Silence => PublishError::NoAnswer(std::time::Duration::ZERO),
+        })
+    }
+
+    #[test]
+    fn replies_are_read_by_their_numbers() {
+        let silence = Err(PublishError::NoAnswer(std::time::Duration::ZERO));
+        for (text, expected) in [
+            (r#"{"stream":"S","seq":7}"#, Ok(Published { sequence: 7, duplicate: false })),
+            (r#"{"stream":"S","seq":7,"duplicate":true}"#, Ok(Published { sequence: 7, duplicate: true })),
+            (
+                r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 3"},"stream":"S","seq":0}"#,
+                Err(PublishError::WrongLastSequence),
+            ),
+            (
+                r#"{"error":{"code":400,"err_code":10164,"description":"wrong last sequence"},"seq":0}"#,
+                Err(PublishError::WrongLastSequence),
+            ),
+            (
+                r#"{"error":{"code":400,"err_code":10077,"description":"maximum messages per subject exceeded"}}"#,
+                Err(PublishError::SubjectFull),
+            ),
+            (
+                r#"{"error":{"code":400,"err_code":10077,"description":"maximum messages exceeded"}}"#,
+                Err(PublishError::StreamFull),
+            ),
+            (r#"{"error":{"code":503,"err_code":10008,"description":"no quorum"}}"#, silence.clone()),
+            ("", silence.clone()),
+            ("{}", silence.clone()),
+        ] {
+            assert_eq!(read(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Pulling work, never more than there are places for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::AckKind;
+use async_nats::jetstream::consumer::{PullConsumer, pull};
+use async_nats::jetstream::message::Acker;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tollgate_protocol::record::Source;
+use tollgate_protocol::{Sequence, Timestamp};
+
+use crate::heartbeat::{Beat, Heartbeats};
+use crate::{Bus, HeaderView};
+
+/// A message in hand, with the place it takes. Dropping it without an acknowledgement lets the server
+/// deliver it again when its wait is over.
+pub struct Held {
+    /// Where the message was stored.
+    pub subject: String,
+    /// Its headers.
+    pub headers: Option<async_nats::HeaderMap>,
+    /// Its bytes.
+    pub payload: Bytes,
+    /// Which stored message it is.
+    pub source: Source,
+    /// When it was stored.
+    pub stored_at: Timestamp,
+    /// Whether it was delivered before. A hint only: a killed server forgets.
+    pub redelivered: bool,
+    acker: Acker,
+    _beat: Beat,
+    _place: OwnedSemaphorePermit,
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the payload: it may be a prompt.
+        f.debug_struct("Held")
+            .field("source", &self.source)
+            .field("subject", &self.subject)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Held {
+    /// Its headers, as the protocol reads them.
+    pub fn header_view(&self) -> HeaderView<'_> {
+        HeaderView(self.headers.as_ref())
+    }
+
+    /// The sequence of the stored message.
+    pub fn sequence(&self) -> Sequence {
+        self.source.sequence
+    }
+
+    /// Done with: the server may forget it. Not waited for: a lost acknowledgement is a redelivery, and
+    /// a redelivery finds everything done.
+    pub async fn ack(self) {
+        if let Err(error) = self.acker.ack().await {
+            tracing::debug!(%error, message = %self.source, "acknowledgement was not sent");
+        }
+    }
+
+    /// To be delivered again after `delay`, here or elsewhere.
+    pub async fn hand_back(self, delay: Duration) {
+        if let Err(error) = self.acker.ack_with(AckKind::Nak(Some(delay))).await {
+            tracing::debug!(%error, message = %self.source, "hand-back was not sent");
+        }
+    }
+
+    /// Lets go without a word: somebody else has it, and an acknowledgement would take it from them.
+    pub fn abandon(self) {
+        drop(self);
+    }
+}
+
+/// Which consumer to pull from.
+#[derive(Clone, Debug)]
+pub struct PullFrom {
+    /// The stream.
+    pub stream: String,
+    /// The durable consumer and its settings.
+    pub consumer: pull::Config,
+}
+
+impl Bus {
+    /// Pulls until `stop`, giving each message to `into`. Never asks for more than `places` has left; a
+    /// missing consumer, a lost connection or a restarted server only pause it.
+    pub async fn pull(
+        &self,
+        from: PullFrom,
+        places: Arc<Semaphore>,
+        batch_max: usize,
+        heartbeats: Heartbeats,
+        into: mpsc::Sender<Held>,
+        stop: CancellationToken,
+    ) {
+        let mut pause = Duration::from_millis(50);
+        while !stop.is_cancelled() {
+            let consumer = match self.consumer(&from).await {
+                Ok(consumer) => consumer,
+                Err(error) => {
+                    tracing::warn!(stream = from.stream, error, "consumer is not available, trying again");
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    pause = (pause * 2).min(Duration::from_secs(2));
+                    continue;
+                }
+            };
+            pause = Duration::from_millis(50);
+            while let Ok(()) = pull_batch(&consumer, &places, batch_max, &heartbeats, &into, &stop).await {
+                if stop.is_cancelled() {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn consumer(&self, from: &PullFrom) -> Result<PullConsumer, String> {
+        self.jetstream()
+            .create_consumer_on_stream(from.consumer.clone(), &from.stream)
+            .await
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// One pull: waits for a place, asks for as many messages as there are places, and passes them on as they
+/// come. `Err`: the consumer should be looked at again.
+async fn pull_batch(
+    consumer: &PullConsumer,
+    places: &Arc<Semaphore>,
+    batch_max: usize,
+    heartbeats: &Heartbeats,
+    into: &mpsc::Sender<Held>,
+    stop: &CancellationToken,
+) -> Result<(), ()> {
+    const EXPIRES: Duration = Duration::from_secs(30);
+    let first = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        place = Arc::clone(places).acquire_owned() => place.map_err(|_| ())?,
+    };
+    let mut permits = first;
+    while permits.num_permits() < batch_max {
+        let Ok(more) = Arc::clone(places).try_acquire_owned() else { break };
+        permits.merge(more);
+    }
+    let batch = consumer.batch().max_messages(permits.num_permits()).expires(EXPIRES).messages();
+    let mut batch = batch.await.map_err(|error| tracing::debug!(%error, "pull failed"))?;
+    loop {
+        let next = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            next = tokio::time::timeout(EXPIRES + Duration::from_secs(5), batch.next()) => next,
+        };
+        let message = match next {
+            Ok(Some(Ok(message))) => message,
+            Ok(Some(Err(error))) => {
+                tracing::debug!(%error, "pull was interrupted");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                return Err(());
+            }
+            Ok(None) => return Ok(()),
+            // The server promised to end the pull by now. It was restarted, or the connection is gone.
+            Err(_) => return Err(()),
+        };
+        let Some(place) = permits.split(1) else { return Ok(()) };
+        if let Some(held) = held(message, place, heartbeats)
+            && into.send(held).await.is_err()
+        {
+            return Ok(());
+        }
+    }
+}
+
+fn held(
+    message: async_nats::jetstream::Message,
+    place: OwnedSemaphorePermit,
+    heartbeats: &Heartbeats,
+) -> Option<Held> {
+    let (source, stored_at, redelivered) = {
+        let info = message.info().ok()?;
+        let source = Source { stream: info.stream.to_owned(), sequence: info.stream_sequence };
+        (source, info.published, info.delivered > 1)
+    };
+    let beat = heartbeats.hold(message.reply.clone()?);
+    let (message, acker) = message.split();
+    Some(Held {
+        subject: message.subject.into_string(),
+        headers: message.headers,
+        payload: message.payload,
+        source,
+        stored_at,
+        redelivered,
+        acker,
+        _beat: beat,
+        _place: place,
+    })
+}
