@@ -11,6 +11,8 @@ pub const SEQUENCE_ID_PREFIX: &str = "seq-";
 
 const NAME_LENGTH_MAX: usize = 64;
 const ID_LENGTH_MAX: usize = 128;
+/// Longer than any name that is valid, so that a cut team is never somebody else's.
+const PUBLISHED_LENGTH_MAX: usize = 2 * NAME_LENGTH_MAX;
 
 /// A name or id is not of the allowed form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,8 +83,21 @@ impl Team {
 
     /// Any token of a subject that a message really arrived on, so that even a request to a badly named
     /// team can be told what is wrong with it. Such a team is never configured.
+    ///
+    /// The server takes wildcards and very long tokens in the subject of a publish. What is built from them
+    /// here must still be one token that can be published to, so they are cut off and written `?`.
     pub fn as_published(token: &str) -> Self {
-        Self(token.into())
+        let unsafe_in_a_subject = |character: char| {
+            ".*>".contains(character) || character.is_whitespace() || character.is_control()
+        };
+        let cut = token
+            .char_indices()
+            .take_while(|(at, character)| at + character.len_utf8() <= PUBLISHED_LENGTH_MAX);
+        let written = |character| if unsafe_in_a_subject(character) { '?' } else { character };
+        match cut.map(|(_, character)| written(character)).collect::<String>() {
+            empty if empty.is_empty() => Self("?".into()),
+            safe => Self(safe),
+        }
     }
 }
 
@@ -169,6 +184,25 @@ mod tests {
         }
         assert!(RequestId::parse(&"x".repeat(128)).is_ok());
         assert!(RequestId::parse(&"x".repeat(129)).is_err());
+    }
+
+    #[test]
+    fn a_team_as_published_is_one_token_and_nobody_elses() {
+        for (token, expected) in [
+            ("research", "research"),
+            ("ü", "ü"),
+            ("", "?"),
+            ("*", "?"),
+            (">", "?"),
+            ("a b\t\u{a0}", "a?b??"),
+            ("a.b\r\n", "a?b??"),
+            (&"x".repeat(5000), &"x".repeat(128)),
+            (&"ü€".repeat(50), &("ü€".repeat(25) + "ü")),
+        ] {
+            let team = Team::as_published(token);
+            assert_eq!(team.as_str(), expected);
+            assert_eq!(Team::parse(team.as_str()).is_ok(), Team::parse(token).is_ok(), "{token}");
+        }
     }
 
     #[test]

@@ -7,6 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+mod rewrite;
+
+pub(crate) use rewrite::to_json;
+
 /// Valid JSON text.
 #[derive(Clone, Debug)]
 pub struct JsonText(Box<RawValue>);
@@ -61,9 +65,7 @@ impl<'de> Deserialize<'de> for JsonText {
         if deserializer.is_human_readable() {
             return Box::<RawValue>::deserialize(deserializer).map(Self);
         }
-        let mut text = Vec::new();
-        serde_transcode::transcode(deserializer, &mut serde_json::Serializer::new(&mut text))
-            .map_err(serde::de::Error::custom)?;
+        let text = to_json(deserializer, 0)?;
         Self::from_slice(&text).map_err(serde::de::Error::custom)
     }
 }

@@ -38,6 +38,11 @@ impl Problem {
         Self { field: Some(field.into()), ..Self::new(code, message) }
     }
 
+    /// The same sentence and field under another code.
+    pub(crate) fn with_code(self, code: ErrorCode) -> Self {
+        Self { field: self.field, ..Self::new(code, self.message) }
+    }
+
     /// The same as an OpenAI error object, for callers that sent a bare body.
     pub fn to_openai(&self) -> serde_json::Value {
         let kind = match self.http_status {

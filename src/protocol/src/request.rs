@@ -7,9 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Digest, Encoding, Identity, JsonText, Meta, Priority, Problem, Sequence, Timestamp};
 
+mod address;
 mod body;
+mod deadline;
 mod decode;
 mod fields;
+mod options;
 
 pub use body::BodyFacts;
 pub use decode::{Delivered, decode};
@@ -18,7 +21,8 @@ pub use decode::{Delivered, decode};
 pub const TTL_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1000;
 /// Largest body, in bytes.
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Deepest nesting of arrays and objects in a payload.
+/// Deepest nesting of arrays and objects in an envelope. A body may have one level less, in an envelope or bare,
+/// which is what serde_json reads of any value.
 pub const DEPTH_MAX: usize = 128;
 /// Most fallback models of a request.
 pub const FALLBACKS_MAX: usize = 8;

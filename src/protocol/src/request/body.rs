@@ -43,7 +43,7 @@ pub(super) fn model_of(body: &RawValue) -> Option<String> {
     serde_json::from_str::<Model>(body.get())
         .ok()
         .map(|body| body.model)
-        .filter(|model| model.len() <= MODEL_LENGTH_MAX)
+        .filter(|model| crate::meta::is_label(model, MODEL_LENGTH_MAX))
 }
 
 /// Checks a chat completion's body as far as the broker must.
@@ -56,9 +56,15 @@ pub(super) fn chat(body: &RawValue) -> Result<BodyFacts, Problem> {
     if !text.starts_with('{') {
         return Err(invalid("body", "an object"));
     }
-    // The text is valid JSON already: what can fail here is a field that stands twice.
-    let body: ChatBody<'_> =
-        serde_json::from_str(text).map_err(|_| invalid("body", "every field at most once"))?;
+    // The text is valid JSON already: what can fail here is a field that stands twice, or a name that is
+    // half a surrogate pair.
+    let body: ChatBody<'_> = serde_json::from_str(text).map_err(|error| match fields::duplicate(&error) {
+        Some(field) => {
+            let field = format!("body.{field}");
+            Problem::at(ErrorCode::InvalidField, &field, format!("{field}: stands twice"))
+        }
+        None => invalid("body", "names of fields that are Unicode"),
+    })?;
 
     let raw_model = body.model.ok_or_else(|| missing("body.model", "the model to ask"))?;
     let model = fields::string(raw_model, "body.model")?;
@@ -71,12 +77,17 @@ pub(super) fn chat(body: &RawValue) -> Result<BodyFacts, Problem> {
     let start = raw_model.get().as_ptr() as usize - text.as_ptr() as usize;
 
     let messages = body.messages.ok_or_else(|| missing("body.messages", "at least one message"))?;
-    let messages: Vec<&RawValue> = fields::read(messages, "body.messages", "an array of messages")?;
-    if messages.is_empty() {
+    let mut count = 0_usize;
+    fields::each(messages, "body.messages", "an array of messages", &mut |message| {
+        count += 1;
+        if message.get().starts_with('{') {
+            Ok(())
+        } else {
+            Err(invalid("body.messages", "an array of objects"))
+        }
+    })?;
+    if count == 0 {
         return Err(missing("body.messages", "at least one message"));
-    }
-    if !messages.iter().all(|message| message.get().starts_with('{')) {
-        return Err(invalid("body.messages", "an array of objects"));
     }
 
     if let Some(stream) = body.stream
@@ -91,7 +102,8 @@ pub(super) fn chat(body: &RawValue) -> Result<BodyFacts, Problem> {
     Ok(BodyFacts {
         model: model.into_owned(),
         model_at: (start, start + raw_model.get().len()),
-        output_tokens_max: max_completion_tokens.or(max_tokens).map(|tokens| tokens.saturating_mul(choices)),
+        // If both are there, which one counts is the provider's choice: the larger one is the bound.
+        output_tokens_max: max_completion_tokens.max(max_tokens).map(|tokens| tokens.saturating_mul(choices)),
     })
 }
 
