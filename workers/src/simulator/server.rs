@@ -247,7 +247,7 @@ impl Shell {
     }
 
     fn respond(&self, status: StatusCode, content_type: HeaderValue, body: Body) -> Response {
-        let number = self.simulator.0.requests.fetch_add(1, Relaxed);
+        let number = self.simulator.0.requests.fetch_add(1, Relaxed) + 1;
         let id = format!("req_{:016x}", Digest::new(self.simulator.settings().seed).number(number).value());
         let mut response = Response::new(body);
         *response.status_mut() = status;
