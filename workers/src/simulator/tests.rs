@@ -57,6 +57,14 @@ impl Running {
         Answer::of(self.client.get(self.url(path))).await
     }
 
+    /// Sends a chat call and does not wait for its answer.
+    async fn send(&self, body: &str) -> TcpStream {
+        let mut socket = TcpStream::connect(self.address).await.expect("a connection");
+        let head = format!("POST {CHAT} HTTP/1.1\r\nhost: sim\r\ncontent-length: {}\r\n\r\n", body.len());
+        socket.write_all(format!("{head}{body}").as_bytes()).await.expect("sent");
+        socket
+    }
+
     /// Waits for what happens soon but not at once.
     async fn until(&self, what: &str, holds: impl Fn(&Stats) -> bool) {
         for _ in 0..500 {
@@ -223,7 +231,6 @@ async fn an_outage_takes_everything_but_health_and_ends_by_command() {
     );
     assert_eq!(running.post(CHAT, QUESTION).await.status, 200);
     assert_eq!(running.post("/__sim/outage", r#"{"seconds":0.05}"#).await.status, 200);
-    assert_eq!(running.post(CHAT, QUESTION).await.status, 503);
     tokio::time::sleep(Duration::from_millis(60)).await;
     assert_eq!(running.post(CHAT, QUESTION).await.status, 200);
     for bad in [
@@ -278,29 +285,36 @@ async fn settings_change_while_it_runs() {
 
 #[tokio::test]
 async fn a_stream_flows_at_its_pace() {
-    let settings = Settings { per_token: Duration::from_millis(5), ..Settings::default() };
-    let running = Running::start(settings).await;
-    let started = Instant::now();
+    let running =
+        Running::start(Settings { per_token: Duration::from_secs(600), ..Settings::default() }).await;
     let body = QUESTION.replace("40", "20,\"stream\":true");
-    let mut response = running.client.post(running.url(CHAT)).body(body).send().await.expect("an answer");
-    let mut pieces = 0;
-    while response.chunk().await.expect("a piece").is_some() {
-        pieces += 1;
-    }
-    assert!(started.elapsed() >= Duration::from_millis(100), "{:?}", started.elapsed());
-    assert!(pieces >= 5, "{pieces} pieces");
+    let request = running.client.post(running.url(CHAT)).body(body.clone());
+    let piece = request.send().await.expect("an answer").chunk().await.expect("a piece").expect("a piece");
+    assert_eq!(
+        String::from_utf8_lossy(&piece).matches("data: ").count(),
+        1,
+        "the role is due at once, alone"
+    );
+
+    running.simulator.change(&Change { per_token_ms: Some(2.5), ..Change::default() }).expect("a change");
+    let started = Instant::now();
+    assert_eq!(running.post(CHAT, body).await.text.matches("\"content\"").count(), 21);
+    assert!(started.elapsed() >= Duration::from_millis(50), "20 tokens of 2.5 ms: {:?}", started.elapsed());
 }
 
 #[tokio::test]
 async fn more_calls_than_places_are_told_so() {
-    let settings =
-        Settings { max_concurrent: Some(2), first_token: Duration::from_millis(300), ..Settings::default() };
-    let running = Running::start(settings).await;
-    let answers = futures_util::future::join_all((0..5).map(|_| running.post(CHAT, QUESTION))).await;
-    let count = |status| answers.iter().filter(|answer| answer.status == status).count();
-    assert_eq!((count(200), count(429)), (2, 3));
+    let (max_concurrent, first_token) = (Some(2), Duration::from_secs(600));
+    let running = Running::start(Settings { max_concurrent, first_token, ..Settings::default() }).await;
+    let waiting = [running.send(QUESTION).await, running.send(QUESTION).await];
+    running.until("they are in flight", |stats| stats.in_flight == 2).await;
+    let answer = running.post(CHAT, QUESTION).await;
+    assert_eq!((answer.status, answer.error_code()), (429, json!("rate_limit_exceeded")));
+    drop(waiting);
+    running.until("they have gone", |stats| stats.in_flight == 0).await;
+    running.simulator.change(&Change { first_token_ms: Some(0), ..Change::default() }).expect("a change");
     assert_eq!(running.post(CHAT, QUESTION).await.status, 200, "places are given back");
-    assert!(running.simulator.stats().in_flight_max >= 3);
+    assert_eq!(running.simulator.stats().in_flight_max, 3);
 }
 
 #[tokio::test]
@@ -309,10 +323,7 @@ async fn a_caller_that_hangs_up_is_counted() {
         Running::start(Settings { per_token: Duration::from_secs(60), ..Settings::default() }).await;
     for stream in ["", ",\"stream\":true"] {
         let before = running.simulator.stats().abandoned;
-        let mut socket = TcpStream::connect(running.address).await.expect("a connection");
-        let body = QUESTION.replace("40", &format!("40{stream}"));
-        let head = format!("POST {CHAT} HTTP/1.1\r\nhost: sim\r\ncontent-length: {}\r\n\r\n", body.len());
-        socket.write_all(format!("{head}{body}").as_bytes()).await.expect("sent");
+        let socket = running.send(&QUESTION.replace("40", &format!("40{stream}"))).await;
         running.until("it is in flight", |stats| stats.in_flight == 1).await;
         drop(socket);
         running.until("it is abandoned", |stats| stats.in_flight == 0 && stats.abandoned == before + 1).await;
@@ -326,7 +337,7 @@ async fn a_stop_lets_calls_end_and_closes_the_rest() {
         Running::start(Settings { first_token: Duration::from_millis(300), ..Settings::default() }).await;
     let idle = TcpStream::connect(running.address).await.expect("a connection");
     let (answer, ()) = tokio::join!(running.post(CHAT, QUESTION), async {
-        running.until("it is in flight", |stats| stats.in_flight == 1).await;
+        running.until("it has arrived", |stats| stats.calls == 1).await;
         running.stop.cancel();
     });
     assert_eq!(answer.status, 200);
@@ -340,7 +351,7 @@ async fn a_stop_ends_calls_that_would_wait_too_long() {
     let settings = Settings { first_token: Duration::from_secs(600), ..Settings::default() };
     let running = Running::start_with_grace(settings, Duration::from_millis(50)).await;
     let (answer, ()) = tokio::join!(running.post(CHAT, QUESTION), async {
-        running.until("it is in flight", |stats| stats.in_flight == 1).await;
+        running.until("it has arrived", |stats| stats.calls == 1).await;
         running.stop.cancel();
     });
     assert_eq!(answer.status, 503);
