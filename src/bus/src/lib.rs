@@ -3,6 +3,7 @@
 //! The only crate that knows JetStream's headers and error numbers. It makes no decision about a request:
 //! it says what happened, in types that the callers' decisions are made on.
 
+pub mod answer;
 pub mod connect;
 pub mod event;
 pub mod headers;

@@ -1,3 +1,12 @@
-//! Placeholder until its part lands.
+//! Every decision, pure.
+//!
+//! Plain functions of state, event and now; randomness is an argument. Knows nothing of NATS, HTTP, files
+//! or clocks, and so can be tested by table, by property and, later, by simulation.
 
+pub mod answer;
 pub mod catalog;
+pub mod claim;
+pub mod estimate;
+pub mod failure;
+pub mod order;
+pub mod retention;

@@ -17,6 +17,7 @@ pub mod money;
 pub mod priority;
 pub mod problem;
 pub mod record;
+pub mod reply;
 pub mod request;
 pub mod response;
 pub mod schema;

@@ -111,13 +111,6 @@ pub enum Next {
         /// Index into the request's targets.
         target: usize,
     },
-    /// Back to the routers at a given time.
-    Park {
-        /// When.
-        until: Timestamp,
-        /// Index into the request's targets.
-        target: usize,
-    },
 }
 
 /// The last entry of a request's record, as read back.

@@ -1,0 +1,135 @@
+//! Who may continue a request. The run record's state machine.
+//!
+//! A message is in hand; a write to the request's record was refused, so somebody wrote since. What the
+//! last entry says about *this stored message* decides everything: of all copies of a request's messages,
+//! only the one that the record names goes on. Delivery counts, dedupe ids and acknowledgements prove
+//! nothing and are not asked.
+
+use tollgate_protocol::record::{Ended, Last, Next, Source, Started};
+use tollgate_protocol::response::Attempt;
+use tollgate_protocol::{Digest, Sequence};
+
+/// What a message says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hand {
+    /// Which stored message it is.
+    pub from: Source,
+    /// Digest of its request.
+    pub digest: Digest,
+}
+
+/// What a message in hand is allowed to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Claim the next attempt, expecting this entry.
+    Claim {
+        /// The last entry.
+        expected: Sequence,
+        /// Attempts up to now; `None` if the message's own history is right.
+        history: Option<Vec<Attempt>>,
+    },
+    /// The hand-over is described but perhaps not done: do it again, then acknowledge.
+    HandOver {
+        /// The entry that describes it: the `run` of what is handed over.
+        run: Sequence,
+        /// Where to.
+        ended: Ended,
+    },
+    /// A call of this message began and its end is not known.
+    AskOwner {
+        /// The claim's entry.
+        sequence: Sequence,
+        /// The claim.
+        started: Started,
+    },
+    /// It is answered. Publish what may be missing of my usage, reply, acknowledge.
+    Finish {
+        /// The attempt that this message ended the request with; 0 if it did not.
+        mine: u32,
+    },
+    /// Another stored message of the same request goes on: acknowledge, drop.
+    Copy,
+    /// The identity belongs to another body: report, acknowledge, do not run.
+    Conflict,
+}
+
+/// Judges a message by the last entry of its request's record.
+pub fn judge(hand: &Hand, last: Last) -> Verdict {
+    match last {
+        Last::None => Verdict::Claim { expected: 0, history: None },
+        Last::Answered { answered, .. } if answered.digest != hand.digest => Verdict::Conflict,
+        Last::Answered { answered, .. } => {
+            Verdict::Finish { mine: if answered.from == hand.from { answered.attempt } else { 0 } }
+        }
+        Last::Started { started, .. } if started.digest != hand.digest => Verdict::Conflict,
+        Last::Started { sequence, started } if started.from == hand.from => {
+            Verdict::AskOwner { sequence, started }
+        }
+        Last::Started { .. } => Verdict::Copy,
+        Last::Ended { ended, .. } if ended.digest != hand.digest => Verdict::Conflict,
+        Last::Ended { sequence, ended } if ended.from == hand.from => match ended.next {
+            // The hand-over of a short retry is the redelivery of this very message: here it is.
+            Next::Retry { .. } => Verdict::Claim { expected: sequence, history: Some(ended.history) },
+            Next::Fallback { .. } => Verdict::HandOver { run: sequence, ended },
+        },
+        Last::Ended { .. } => Verdict::Copy,
+    }
+}
+
+/// What asking the owner of an attempt gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It has the attempt in its hands.
+    Holding,
+    /// It has not.
+    NotMine,
+    /// Nobody answered, for this many milliseconds now, during which the asker stayed connected.
+    Silent {
+        /// How long.
+        for_ms: u64,
+    },
+}
+
+/// What to do about an attempt in somebody's hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnerVerdict {
+    /// Keep the message and ask again later.
+    Wait,
+    /// The attempt is lost: record it, then claim the next one.
+    Lost,
+}
+
+/// The owner rule. The lease is longer than the reconnect backoff, so that a worker whose server was
+/// restarted is not taken for dead.
+pub fn owner_rule(said: Said, lease_ms: u64) -> OwnerVerdict {
+    match said {
+        Said::Holding => OwnerVerdict::Wait,
+        Said::NotMine => OwnerVerdict::Lost,
+        Said::Silent { for_ms } if for_ms >= lease_ms => OwnerVerdict::Lost,
+        Said::Silent { .. } => OwnerVerdict::Wait,
+    }
+}
+
+/// What the refusal of my answer, or of my `ended`, means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Superseded {
+    /// Nothing is stored any more: write again, expecting nothing.
+    WriteAgain,
+    /// The request is over. My usage is still published; the message can be acknowledged.
+    Over,
+    /// Somebody took my attempt for lost and went on. My usage is still published; the message is theirs
+    /// and must not be acknowledged.
+    TakenOver,
+}
+
+/// Judges the refusal of a write that would have ended my attempt.
+pub fn superseded(last: &Last) -> Superseded {
+    match last {
+        Last::None => Superseded::WriteAgain,
+        Last::Answered { .. } => Superseded::Over,
+        Last::Started { .. } | Last::Ended { .. } => Superseded::TakenOver,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+use super::*;
+use tollgate_protocol::Timestamp;
+use tollgate_protocol::record::{Answered, Estimate};
+use tollgate_protocol::response::Status;
+
+const MINE: u64 = 5;
+const OTHER: u64 = 6;
+
+fn source(sequence: u64) -> Source {
+    Source { stream: "LLM_DISPATCH_sim".into(), sequence }
+}
+
+fn hand() -> Hand {
+    Hand { from: source(MINE), digest: Digest::of(b"mine") }
+}
+
+fn time() -> Timestamp {
+    Timestamp::from_timestamp_millis(1_790_000_000_000).unwrap()
+}
+
+fn started(from: u64, body: &[u8]) -> Last {
+    Last::Started {
+        sequence: 40,
+        started: Started {
+            attempt: 1,
+            from: source(from),
+            owner: "w1".into(),
+            digest: Digest::of(body),
+            deadline: time(),
+            provider: "sim".into(),
+            model: "demo".into(),
+            estimate: Estimate::default(),
+            started_at: time(),
+            history: vec![],
+        },
+    }
+}
+
+fn ended(from: u64, body: &[u8], next: Next) -> Last {
+    Last::Ended {
+        sequence: 41,
+        ended: Ended {
+            attempt: 1,
+            from: source(from),
+            digest: Digest::of(body),
+            deadline: time(),
+            next,
+            history: vec![],
+        },
+    }
+}
+
+fn answered(from: u64, body: &[u8]) -> Last {
+    Last::Answered {
+        sequence: 42,
+        answered: Answered {
+            digest: Digest::of(body),
+            status: Status::Succeeded,
+            attempt: 2,
+            from: source(from),
+        },
+    }
+}
+
+#[track_caller]
+fn check(last: Last, expected: &str) {
+    let verdict = match judge(&hand(), last) {
+        Verdict::Claim { expected, history } => {
+            format!("claim after {expected}, history {}", history.is_some())
+        }
+        Verdict::HandOver { run, .. } => format!("hand over after {run}"),
+        Verdict::AskOwner { sequence, started } => format!("ask {} about {sequence}", started.owner),
+        Verdict::Finish { mine } => format!("finish {mine}"),
+        Verdict::Copy => "copy".into(),
+        Verdict::Conflict => "conflict".into(),
+    };
+    assert_eq!(verdict, expected);
+}
+
+#[test]
+fn every_row_of_the_table() {
+    check(Last::None, "claim after 0, history false");
+    check(answered(MINE, b"mine"), "finish 2");
+    check(answered(OTHER, b"mine"), "finish 0");
+    check(started(MINE, b"mine"), "ask w1 about 40");
+    check(started(OTHER, b"mine"), "copy");
+    check(ended(MINE, b"mine", Next::Retry { delay_ms: 9 }), "claim after 41, history true");
+    check(ended(MINE, b"mine", Next::Fallback { target: 1 }), "hand over after 41");
+    check(ended(OTHER, b"mine", Next::Retry { delay_ms: 9 }), "copy");
+    check(ended(OTHER, b"mine", Next::Fallback { target: 1 }), "copy");
+}
+
+#[test]
+fn another_body_under_the_same_identity_never_runs() {
+    for from in [MINE, OTHER] {
+        check(answered(from, b"theirs"), "conflict");
+        check(started(from, b"theirs"), "conflict");
+        check(ended(from, b"theirs", Next::Retry { delay_ms: 1 }), "conflict");
+        check(ended(from, b"theirs", Next::Fallback { target: 1 }), "conflict");
+    }
+}
+
+#[test]
+fn the_same_sequence_in_another_stream_is_another_message() {
+    let Last::Started { sequence, mut started } = started(MINE, b"mine") else { unreachable!() };
+    started.from.stream = "LLM_DISPATCH_other".into();
+    check(Last::Started { sequence, started }, "copy");
+}
+
+#[test]
+fn an_owner_is_believed_and_silence_has_a_limit() {
+    for (said, expected) in [
+        (Said::Holding, OwnerVerdict::Wait),
+        (Said::NotMine, OwnerVerdict::Lost),
+        (Said::Silent { for_ms: 0 }, OwnerVerdict::Wait),
+        (Said::Silent { for_ms: 29_999 }, OwnerVerdict::Wait),
+        (Said::Silent { for_ms: 30_000 }, OwnerVerdict::Lost),
+    ] {
+        assert_eq!(owner_rule(said, 30_000), expected, "{said:?}");
+    }
+}
+
+#[test]
+fn a_superseded_worker_never_takes_the_message_from_its_successor() {
+    assert_eq!(superseded(&Last::None), Superseded::WriteAgain);
+    assert_eq!(superseded(&answered(OTHER, b"mine")), Superseded::Over);
+    assert_eq!(superseded(&answered(MINE, b"mine")), Superseded::Over);
+    assert_eq!(superseded(&started(MINE, b"mine")), Superseded::TakenOver);
+    assert_eq!(superseded(&ended(MINE, b"mine", Next::Retry { delay_ms: 1 })), Superseded::TakenOver);
+}

@@ -1,0 +1,30 @@
+//! What a call is taken to use before it is known: for fair order, and for the ledger if it is lost.
+
+use tollgate_protocol::Price;
+use tollgate_protocol::TokenUsage;
+use tollgate_protocol::record::Estimate;
+
+/// UTF-8 bytes of JSON per token: English text has about four, markup and quoting more tokens.
+const BYTES_PER_TOKEN: u64 = 4;
+/// Output tokens of a body that sets no limit.
+const OUTPUT_TOKENS_DEFAULT: u64 = 512;
+
+/// Tokens of a body, before any provider has counted them.
+pub fn tokens(body_bytes: usize, output_tokens_max: Option<u64>) -> TokenUsage {
+    TokenUsage {
+        input_tokens: (body_bytes as u64).div_ceil(BYTES_PER_TOKEN),
+        output_tokens: output_tokens_max.unwrap_or(OUTPUT_TOKENS_DEFAULT),
+        ..TokenUsage::default()
+    }
+}
+
+/// Tokens and cost of one attempt.
+pub fn attempt(body_bytes: usize, output_tokens_max: Option<u64>, price: &Price) -> Estimate {
+    let usage = tokens(body_bytes, output_tokens_max);
+    Estimate {
+        input_tokens: usage.input_tokens,
+        output_tokens: usage.output_tokens,
+        cost_nano_usd: price.cost(&usage),
+        price_version: price.version(),
+    }
+}

@@ -1,0 +1,240 @@
+//! Whose request is next, of those a router has in its hands.
+//!
+//! Between priorities: stride scheduling by shares, so that a lower priority is slowed and never starved.
+//! Between the teams of a priority: the virtual token counter of Sheng et al., "Fairness in Serving Large
+//! Language Models" (OSDI 2024): each team has a counter of the tokens it was served, divided by its weight;
+//! the smallest goes first; a team that was idle is lifted to the smallest active counter, so that idleness
+//! earns no credit. Inside a team and gate: first come, first served.
+//!
+//! A gate (a provider) that is closed is passed over and blocks nobody else: each team has one queue per
+//! gate.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::num::NonZeroU32;
+
+use tollgate_protocol::{Priority, Team};
+
+/// Counters are tokens times this, so that division by a weight keeps precision.
+const SCALE: u64 = 1 << 10;
+/// Idle teams whose counters are remembered, per priority.
+const IDLE_TEAMS_MAX: usize = 10_000;
+
+/// What the order depends on besides the item itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its priority.
+    pub priority: Priority,
+    /// Its team.
+    pub team: Team,
+    /// The team's weight.
+    pub weight: NonZeroU32,
+    /// What must be open for it to go: its provider.
+    pub gate: String,
+    /// What it is expected to cost, in tokens.
+    pub tokens: u64,
+}
+
+/// Requests in a router's hands, in fair order.
+#[derive(Debug)]
+pub struct Queue<T> {
+    levels: [Level<T>; 3],
+    shares: [u64; 3],
+    length: usize,
+    /// Numbers what comes in, so that a team's oldest open item is found over its gates.
+    arrivals: i64,
+    /// Numbers what is put back: always before everything else.
+    returns: i64,
+}
+
+/// An item with its number.
+type Waiting<T> = (i64, Place, T);
+
+#[derive(Debug)]
+struct Level<T> {
+    /// Virtual time of the level: tokens served, divided by its share.
+    pass: u64,
+    flows: HashMap<Team, Flow<T>>,
+    /// Active teams by counter.
+    ready: BTreeSet<(u64, Team)>,
+    length: usize,
+}
+
+#[derive(Debug)]
+struct Flow<T> {
+    counter: u64,
+    gates: BTreeMap<String, VecDeque<Waiting<T>>>,
+}
+
+impl<T> Queue<T> {
+    /// An empty queue with one share per priority, the highest first. A share of 0 counts as 1.
+    pub fn new(shares: [u32; 3]) -> Self {
+        let level = || Level { pass: 0, flows: HashMap::new(), ready: BTreeSet::new(), length: 0 };
+        Self {
+            levels: [level(), level(), level()],
+            shares: shares.map(|share| u64::from(share.max(1))),
+            length: 0,
+            arrivals: 0,
+            returns: 0,
+        }
+    }
+
+    /// How many items wait.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Takes an item in.
+    pub fn push(&mut self, place: Place, item: T) {
+        self.insert(place, item, false);
+    }
+
+    /// Takes an item back that could not go after all: it stays first of its team, and its tokens are not
+    /// counted.
+    pub fn put_back(&mut self, place: Place, item: T) {
+        let index = place.priority.index();
+        let refund = place.tokens.saturating_mul(SCALE);
+        let level = &mut self.levels[index];
+        level.pass = level.pass.saturating_sub(refund / self.shares[index]);
+        level.charge(&place.team, |counter| counter.saturating_sub(refund / u64::from(place.weight.get())));
+        self.insert(place, item, true);
+    }
+
+    fn insert(&mut self, place: Place, item: T, front: bool) {
+        let index = place.priority.index();
+        if self.levels[index].length == 0 {
+            // A level that was empty gets no credit for it.
+            let busiest = self.levels.iter().filter(|level| level.length > 0).map(|level| level.pass).min();
+            self.levels[index].pass = self.levels[index].pass.max(busiest.unwrap_or(0));
+        }
+        let number = if front {
+            self.returns -= 1;
+            self.returns
+        } else {
+            self.arrivals += 1;
+            self.arrivals
+        };
+        self.levels[index].insert(number, place, item, front);
+        self.length += 1;
+    }
+
+    /// Takes out every item for which `leaves` holds, without counting it as served.
+    pub fn take_out(&mut self, leaves: impl Fn(&T) -> bool) -> Vec<(Place, T)> {
+        let mut out = Vec::new();
+        for level in &mut self.levels {
+            level.take_out(&leaves, &mut out);
+        }
+        self.length -= out.len();
+        out
+    }
+
+    /// The next item whose gate is open, and its place.
+    pub fn pop(&mut self, open: impl Fn(Priority, &str) -> bool) -> Option<(Place, T)> {
+        // Ties go to the higher priority: `min_by_key` keeps the first of equals.
+        let mut candidates: Vec<usize> = (0..3).filter(|index| self.levels[*index].length > 0).collect();
+        candidates.sort_by_key(|index| self.levels[*index].pass);
+        for index in candidates {
+            let priority = Priority::ALL[index];
+            let share = self.shares[index];
+            if let Some((place, item)) = self.levels[index].pop(|gate| open(priority, gate)) {
+                let level = &mut self.levels[index];
+                level.pass = level.pass.saturating_add(place.tokens.saturating_mul(SCALE) / share);
+                self.length -= 1;
+                return Some((place, item));
+            }
+        }
+        None
+    }
+}
+
+impl<T> Level<T> {
+    fn insert(&mut self, number: i64, place: Place, item: T, front: bool) {
+        let least = self.ready.first().map(|(counter, _)| *counter);
+        let flow = self
+            .flows
+            .entry(place.team.clone())
+            .or_insert_with(|| Flow { counter: 0, gates: BTreeMap::new() });
+        if flow.gates.is_empty() {
+            flow.counter = flow.counter.max(least.unwrap_or(0));
+            self.ready.insert((flow.counter, place.team.clone()));
+        }
+        let queue = flow.gates.entry(place.gate.clone()).or_default();
+        if front {
+            queue.push_front((number, place, item));
+        } else {
+            queue.push_back((number, place, item));
+        }
+        self.length += 1;
+    }
+
+    fn pop(&mut self, open: impl Fn(&str) -> bool) -> Option<(Place, T)> {
+        let team = self.ready.iter().map(|(_, team)| team).find(|team| {
+            self.flows.get(*team).is_some_and(|flow| flow.gates.keys().any(|gate| open(gate)))
+        })?;
+        let team = team.clone();
+        let flow = self.flows.get_mut(&team)?;
+        let oldest = |queue: &VecDeque<Waiting<T>>| queue.front().map_or(i64::MAX, |(number, ..)| *number);
+        let (gate, _) =
+            flow.gates.iter().filter(|(gate, _)| open(gate)).min_by_key(|(_, queue)| oldest(queue))?;
+        let gate = gate.clone();
+        let queue = flow.gates.get_mut(&gate)?;
+        let (_, place, item) = queue.pop_front()?;
+        if queue.is_empty() {
+            flow.gates.remove(&gate);
+        }
+        self.ready.remove(&(flow.counter, team.clone()));
+        let cost = place.tokens.saturating_mul(SCALE) / u64::from(place.weight.get());
+        flow.counter = flow.counter.saturating_add(cost);
+        if flow.gates.is_empty() {
+            self.forget_idle();
+        } else {
+            self.ready.insert((flow.counter, team));
+        }
+        self.length -= 1;
+        Some((place, item))
+    }
+
+    fn take_out(&mut self, leaves: &impl Fn(&T) -> bool, out: &mut Vec<(Place, T)>) {
+        for (team, flow) in &mut self.flows {
+            let was_active = !flow.gates.is_empty();
+            for queue in flow.gates.values_mut() {
+                let (gone, kept): (Vec<_>, Vec<_>) = queue.drain(..).partition(|(_, _, item)| leaves(item));
+                queue.extend(kept);
+                self.length -= gone.len();
+                out.extend(gone.into_iter().map(|(_, place, item)| (place, item)));
+            }
+            flow.gates.retain(|_, queue| !queue.is_empty());
+            if was_active && flow.gates.is_empty() {
+                self.ready.remove(&(flow.counter, team.clone()));
+            }
+        }
+    }
+
+    fn charge(&mut self, team: &Team, change: impl Fn(u64) -> u64) {
+        let Some(flow) = self.flows.get_mut(team) else { return };
+        let was_ready = self.ready.remove(&(flow.counter, team.clone()));
+        flow.counter = change(flow.counter);
+        if was_ready {
+            self.ready.insert((flow.counter, team.clone()));
+        }
+    }
+
+    /// An idle team's counter matters only while it is above the least active one: that is its debt.
+    fn forget_idle(&mut self) {
+        if self.flows.len() <= IDLE_TEAMS_MAX {
+            return;
+        }
+        let least = self.ready.first().map_or(u64::MAX, |(counter, _)| *counter);
+        self.flows.retain(|_, flow| !flow.gates.is_empty() || flow.counter > least);
+        if self.flows.len() > 2 * IDLE_TEAMS_MAX {
+            self.flows.retain(|_, flow| !flow.gates.is_empty());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+use super::*;
+use proptest::prelude::*;
+
+fn place(priority: Priority, team: &str, weight: u32, gate: &str, tokens: u64) -> Place {
+    Place {
+        priority,
+        team: Team::parse(team).unwrap(),
+        weight: NonZeroU32::new(weight).unwrap(),
+        gate: gate.into(),
+        tokens,
+    }
+}
+
+fn always(_: Priority, _: &str) -> bool {
+    true
+}
+
+fn drain(queue: &mut Queue<u32>, count: usize) -> Vec<String> {
+    (0..count).filter_map(|_| queue.pop(always)).map(|(place, _)| place.team.to_string()).collect()
+}
+
+#[test]
+fn a_flood_delays_another_team_by_one_request() {
+    let mut queue = Queue::new([16, 4, 1]);
+    for index in 0..1_000 {
+        queue.push(place(Priority::Normal, "flood", 1, "sim", 100), index);
+    }
+    drain(&mut queue, 200);
+    queue.push(place(Priority::Normal, "quiet", 1, "sim", 100), 0);
+    assert!(drain(&mut queue, 2).contains(&"quiet".to_owned()));
+}
+
+#[test]
+fn idleness_earns_no_credit() {
+    let mut queue = Queue::new([16, 4, 1]);
+    for index in 0..1_000 {
+        queue.push(place(Priority::Normal, "busy", 1, "sim", 100), index);
+    }
+    drain(&mut queue, 500);
+    for index in 0..500 {
+        queue.push(place(Priority::Normal, "back", 1, "sim", 100), index);
+    }
+    let served = drain(&mut queue, 100);
+    let back = served.iter().filter(|team| *team == "back").count();
+    assert!((49..=51).contains(&back), "{back} of 100");
+}
+
+#[test]
+fn weights_divide_tokens() {
+    let mut queue = Queue::new([16, 4, 1]);
+    for index in 0..1_000 {
+        queue.push(place(Priority::Normal, "one", 1, "sim", 100), index);
+        queue.push(place(Priority::Normal, "three", 3, "sim", 100), index);
+    }
+    let served = drain(&mut queue, 400);
+    let three = served.iter().filter(|team| *team == "three").count();
+    assert!((299..=301).contains(&three), "{three} of 400");
+}
+
+#[test]
+fn shares_divide_priorities_and_none_starves() {
+    let mut queue = Queue::new([16, 4, 1]);
+    for index in 0..2_000 {
+        for priority in Priority::ALL {
+            queue.push(place(priority, "team", 1, "sim", 10), index);
+        }
+    }
+    let mut served = [0; 3];
+    for _ in 0..2_100 {
+        let (place, _) = queue.pop(always).unwrap();
+        served[place.priority.index()] += 1;
+    }
+    for (count, expected) in served.into_iter().zip([1_600, 400, 100]) {
+        assert!((expected - 3..=expected + 3).contains(&count), "{served:?}");
+    }
+}
+
+#[test]
+fn a_high_request_behind_many_low_ones_is_next() {
+    let mut queue = Queue::new([16, 4, 1]);
+    for index in 0..1_000 {
+        queue.push(place(Priority::Low, "batch", 1, "sim", 1_000), index);
+    }
+    drain(&mut queue, 300);
+    queue.push(place(Priority::High, "person", 1, "sim", 1_000), 0);
+    assert_eq!(drain(&mut queue, 1), ["person"]);
+}
+
+#[test]
+fn a_closed_gate_blocks_nobody_else() {
+    let mut queue = Queue::new([16, 4, 1]);
+    for index in 0..10 {
+        queue.push(place(Priority::High, "a", 1, "down", 1), index);
+    }
+    queue.push(place(Priority::High, "a", 1, "up", 1), 10);
+    queue.push(place(Priority::Low, "b", 1, "up", 1), 11);
+    let open = |_: Priority, gate: &str| gate == "up";
+    assert_eq!(queue.pop(open).map(|(_, item)| item), Some(10));
+    assert_eq!(queue.pop(open).map(|(_, item)| item), Some(11));
+    assert_eq!(queue.pop(open).map(|(_, item)| item), None);
+    assert_eq!(queue.len(), 10);
+}
+
+#[test]
+fn no_gate_of_a_team_starves_another() {
+    let mut queue = Queue::new([16, 4, 1]);
+    for index in 0..10 {
+        queue.push(place(Priority::High, "a", 1, if index % 2 == 0 { "x" } else { "b" }, 1), index);
+    }
+    let order: Vec<u32> = std::iter::from_fn(|| queue.pop(always)).map(|(_, item)| item).collect();
+    assert_eq!(order, (0..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_taken_out_is_gone_and_the_rest_goes_on() {
+    let mut queue = Queue::new([16, 4, 1]);
+    for index in 0..10 {
+        queue.push(place(Priority::High, &format!("t{}", index % 3), 1, "x", 1), index);
+    }
+    assert_eq!(queue.take_out(|item| item % 2 == 0).len(), 5);
+    assert_eq!(queue.len(), 5);
+    let mut left: Vec<u32> = std::iter::from_fn(|| queue.pop(always)).map(|(_, item)| item).collect();
+    left.sort_unstable();
+    assert_eq!(left, [1, 3, 5, 7, 9]);
+}
+
+#[test]
+fn what_is_put_back_is_first_again_and_costs_nothing() {
+    let mut queue = Queue::new([16, 4, 1]);
+    for index in 0..3 {
+        queue.push(place(Priority::High, "a", 1, "sim", 100), index);
+        queue.push(place(Priority::High, "b", 1, "sim", 100), 10 + index);
+    }
+    for _ in 0..50 {
+        let (place, item) = queue.pop(always).unwrap();
+        assert_eq!(item, 0);
+        queue.put_back(place, item);
+    }
+    let order: Vec<u32> = std::iter::from_fn(|| queue.pop(always)).map(|(_, item)| item).collect();
+    assert_eq!(order, [0, 10, 1, 11, 2, 12]);
+}
+
+proptest! {
+    /// Two teams that both have work at every moment: what they were served, divided by weight, never
+    /// differs by more than one request of each (SFQ's bound with known costs).
+    #[test]
+    fn backlogged_teams_stay_within_one_request_of_each_other(
+        costs in proptest::collection::vec((1_u64..2_000, 1_u64..2_000), 200),
+        weights in (1_u32..10, 1_u32..10),
+    ) {
+        let mut queue = Queue::new([1, 1, 1]);
+        for (index, (a, b)) in costs.iter().enumerate() {
+            queue.push(place(Priority::Normal, "a", weights.0, "sim", *a), index as u32);
+            queue.push(place(Priority::Normal, "b", weights.1, "sim", *b), index as u32);
+        }
+        let mut served = [0.0_f64; 2];
+        let mut left = [200; 2];
+        while left[0] > 0 && left[1] > 0 {
+            let (place, _) = queue.pop(always).unwrap();
+            let which = usize::from(place.team.as_str() == "b");
+            left[which] -= 1;
+            served[which] += place.tokens as f64 / f64::from(place.weight.get());
+            let bound = 2_000.0 / f64::from(weights.0) + 2_000.0 / f64::from(weights.1) + 1.0;
+            prop_assert!((served[0] - served[1]).abs() <= bound, "{served:?} {bound}");
+        }
+    }
+
+    #[test]
+    fn everything_that_goes_in_comes_out_once(
+        items in proptest::collection::vec((0_usize..3, 0_u32..5, 0_u32..3, 0_u64..100, any::<bool>()), 0..200),
+    ) {
+        let mut queue = Queue::new([16, 4, 1]);
+        for (index, (priority, team, gate, tokens, back)) in items.iter().enumerate() {
+            let place = place(Priority::ALL[*priority], &format!("t{team}"), team + 1, &format!("g{gate}"), *tokens);
+            queue.push(place, index);
+            if *back && let Some((place, item)) = queue.pop(always) {
+                queue.put_back(place, item);
+            }
+        }
+        let mut seen: Vec<usize> = std::iter::from_fn(|| queue.pop(always)).map(|(_, item)| item).collect();
+        seen.sort_unstable();
+        prop_assert_eq!(seen, (0..items.len()).collect::<Vec<_>>());
+        prop_assert!(queue.is_empty());
+    }
+}
