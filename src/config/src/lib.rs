@@ -5,10 +5,20 @@
 //! names everything that is wrong at once. Reads no file, no environment and no clock.
 
 mod environment;
+mod raw;
+mod read;
 mod report;
+mod resolve;
+mod scalar;
 mod secret;
 mod settings;
+mod url;
 mod zero;
+
+use toml::de::DeTable;
+
+use read::Read;
+use report::{Findings, Place};
 
 pub use environment::{EmptyEnvironment, Environment};
 pub use report::{ConfigProblem, Report};
@@ -25,9 +35,26 @@ pub const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
 /// Reads a configuration. `file_name` is only for messages; `environment` is asked for the secrets that
 /// the file gives as `env:NAME`.
 pub fn load(text: &str, file_name: &str, environment: &dyn Environment) -> Result<Settings, Report> {
-    let _ = (text, environment);
-    Err(report::Findings::new("", file_name)
-        .finish()
-        .err()
-        .unwrap_or(Report { file_name: file_name.into(), problems: Vec::new() }))
+    // A byte order mark is no problem of its user's.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut findings = Findings::new(text, file_name);
+    let (root, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        findings.syntax(error.span().unwrap_or_default(), error.message());
+    }
+    let file = raw::File::from_table(root.get_ref(), &Place::root(), &mut findings);
+    let settings = resolve::settings(&file, environment, &mut findings);
+    Ok(Settings { warnings: findings.finish()?, ..settings })
 }
+
+/// The JSON Schema of `tollgate.toml`, for editors. It states keys, types and ranges; what only shows when
+/// sections are compared, only [`load`] can tell.
+pub fn schema() -> serde_json::Value {
+    let mut schema = raw::File::schema();
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    schema["title"] = "Tollgate configuration".into();
+    schema
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,10 @@
 use std::fmt;
 use std::ops::Range;
 
+use toml::de::DeValue;
+
+use crate::read::Node;
+
 /// Why a configuration cannot be used. Has at least one problem, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -55,6 +59,35 @@ pub(crate) struct Place {
     pub(crate) path: String,
 }
 
+impl Place {
+    /// The whole file.
+    pub(crate) fn root() -> Self {
+        Self { span: 0..0, path: String::new() }
+    }
+
+    /// The path of a key below this place. A key that TOML would quote is quoted.
+    pub(crate) fn key(&self, key: &str) -> String {
+        let bare = !key.is_empty()
+            && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+        let key = if bare { key.to_owned() } else { shortened(key) };
+        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
+    }
+
+    /// A key below this place that is not there: it is missed here.
+    pub(crate) fn at_key(&self, key: &str) -> Self {
+        Self { span: self.span.clone(), path: self.key(key) }
+    }
+}
+
+/// A text in a message: escaped, and never longer than a line.
+pub(crate) fn shortened(text: &str) -> String {
+    const SHOWN_MAX: usize = 60;
+    match text.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
 /// Collects problems and warnings while a file is read, so that one does not hide the next.
 pub(crate) struct Findings<'a> {
     text: &'a str,
@@ -74,6 +107,22 @@ impl<'a> Findings<'a> {
 
     pub(crate) fn warning(&mut self, place: &Place, message: impl Into<String>) {
         self.warnings.push(self.at(place, message.into()));
+    }
+
+    /// Notes that a value is not what it should be.
+    pub(crate) fn mismatch<T>(&mut self, node: &Node<'_>, place: &Place, expected: &str) -> Option<T> {
+        self.problem(place, format!("expected {expected}, found {}", self.shown(node)));
+        None
+    }
+
+    /// A value as the file has it.
+    pub(crate) fn shown(&self, node: &Node<'_>) -> String {
+        match node.get_ref() {
+            DeValue::String(text) => shortened(text),
+            DeValue::Array(_) => "an array".into(),
+            DeValue::Table(_) => "a table".into(),
+            _ => self.text.get(node.span()).unwrap_or_default().chars().take(60).collect(),
+        }
     }
 
     /// The text is not TOML at `span`. What else was found on the lines of such problems comes of reading

@@ -1,0 +1,269 @@
+//! What a file may say. Every key of `tollgate.toml` stands here and nowhere else: reading, the list of
+//! known keys and the JSON Schema all come from these declarations, and `tollgate.example.toml` is tested
+//! against them. Ranges are checked while reading; what absent keys mean is decided in `resolve`.
+
+use serde_json::{Value, json};
+use tollgate_policy::catalog::{ModelPattern, TARGETS_MAX};
+use tollgate_protocol::request::TTL_MS_MAX;
+use tollgate_protocol::subject::Subjects;
+
+use crate::read::{List, Map, Node, Optional, Read, Required, Unserved, section};
+use crate::report::{Findings, Place};
+use crate::scalar::{BaseUrl, Fraction, SecretText, TargetName, UsdPerMtok, Whole};
+use crate::settings;
+
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+section! {
+    /// The whole file.
+    File {
+        /// The first token of every subject, and in upper case the beginning of every stream name.
+        subject_prefix: Optional<Subjects>,
+        /// What an acknowledged request survives: "process-crash" or "power-loss".
+        durability: Optional<settings::Durability>,
+        /// Who answers requests, by name.
+        providers: Optional<Map<Provider>>,
+        /// Names that clients can ask for, beside "provider/model".
+        models: Optional<Map<Model>>,
+        /// Who may ask, by name.
+        teams: Optional<Map<Team>>,
+        /// How long things take and may take.
+        timing: Optional<Timing>,
+        /// What may wait.
+        queue: Optional<Queue>,
+        /// How long things are kept.
+        retention: Optional<Retention>,
+        /// Who goes first.
+        scheduling: Optional<Scheduling>,
+        /// Not served by this version.
+        budgets: Unserved,
+        /// Not served by this version.
+        limits: Unserved,
+    }
+}
+
+section! {
+    /// `[providers.<name>]`
+    Provider {
+        /// How the provider is spoken to: "openai", "compatible" or "simulator".
+        kind: Required<Kind>,
+        /// The address of its API. Required for "compatible"; a simulator has none.
+        base_url: Optional<BaseUrl>,
+        /// "env:NAME", the environment variable that holds the key. Required for "openai".
+        api_key: Optional<SecretText>,
+        /// Calls at a time, over all workers together.
+        max_in_flight: Optional<Whole<1, 100_000>>,
+        /// When a call is given up.
+        timeouts: Optional<Timeouts>,
+        /// Its models, by the name that the provider knows.
+        models: Optional<Map<ProviderModel>>,
+        /// Simulator: milliseconds to the first token.
+        first_token_ms: Optional<Whole<0, 600_000>>,
+        /// Simulator: milliseconds to each further token.
+        per_token_ms: Optional<Whole<0, 60_000>>,
+        /// Simulator: failures.
+        fail: Optional<Fail>,
+        /// Simulator: the same seed fails the same requests.
+        seed: Optional<Whole<0, { i64::MAX as u64 }>>,
+    }
+}
+
+section! {
+    /// `timeouts` of a provider.
+    Timeouts {
+        /// Milliseconds until the connection stands; at most total_ms.
+        connect_ms: Optional<Whole<1, 600_000>>,
+        /// Milliseconds until the last byte of the answer.
+        total_ms: Optional<Whole<1, DAY_MS>>,
+    }
+}
+
+section! {
+    /// `fail` of a simulator.
+    Fail {
+        /// The part of requests that fail, from 0 to 1.
+        rate: Optional<Fraction>,
+        /// The HTTP status they get.
+        status: Optional<Whole<400, 599>>,
+    }
+}
+
+section! {
+    /// `[providers.<name>.models.<model>]`
+    ProviderModel {
+        /// What the model costs.
+        price: Required<Price>,
+    }
+}
+
+section! {
+    /// `price` of a provider's model.
+    Price {
+        /// US dollars per million input tokens.
+        input_usd_per_mtok: Required<UsdPerMtok>,
+        /// US dollars per million input tokens that the provider had cached; input_usd_per_mtok if absent.
+        cached_input_usd_per_mtok: Optional<UsdPerMtok>,
+        /// US dollars per million output tokens.
+        output_usd_per_mtok: Required<UsdPerMtok>,
+    }
+}
+
+section! {
+    /// `[models.<name>]`
+    Model {
+        /// What the name stands for, tried in this order.
+        targets: Required<List<TargetName, 1, TARGETS_MAX>>,
+    }
+}
+
+section! {
+    /// `[teams.<name>]`
+    Team {
+        /// Its part of what is served while others wait too.
+        weight: Optional<Whole<1, 1_000>>,
+        /// The model names it may ask for: "*", names, or beginnings such as "openai/*".
+        models: Optional<List<ModelPattern, 0, 1_000>>,
+    }
+}
+
+section! {
+    /// `[timing]`
+    Timing {
+        /// Milliseconds that a message may be in silent hands before it is handed out again.
+        ack_wait_ms: Optional<Whole<1_000, 600_000>>,
+        /// Milliseconds that the owner of an attempt may be silent before the attempt counts as lost.
+        lease_ms: Optional<Whole<1_000, 600_000>>,
+        /// Time to live of a request that states no deadline, by priority.
+        ttl_ms: Optional<TtlMs>,
+        /// Milliseconds that a request/reply without Tollgate-Timeout waits.
+        ask_timeout_ms: Optional<Whole<1, TTL_MS_MAX>>,
+        /// Milliseconds that a process that was told to stop takes to finish what it has in hand.
+        drain_ms: Optional<Whole<0, HOUR_MS>>,
+    }
+}
+
+section! {
+    /// `ttl_ms` of `[timing]`
+    TtlMs {
+        /// Milliseconds.
+        high: Optional<Whole<1, TTL_MS_MAX>>,
+        /// Milliseconds.
+        normal: Optional<Whole<1, TTL_MS_MAX>>,
+        /// Milliseconds.
+        low: Optional<Whole<1, TTL_MS_MAX>>,
+    }
+}
+
+section! {
+    /// `[queue]`
+    Queue {
+        /// Requests of one team and priority that may wait; further ones are refused at publish.
+        team_requests_max: Optional<Whole<1, 100_000_000>>,
+    }
+}
+
+section! {
+    /// `[retention]`
+    Retention {
+        /// Milliseconds that a response is kept after it was stored.
+        response_ms: Optional<Whole<1_000, { 400 * DAY_MS }>>,
+        /// Milliseconds that a response and its run record are kept after the deadline.
+        record_after_deadline_ms: Optional<Whole<1_000, { 30 * DAY_MS }>>,
+        /// Days that usage events are kept.
+        usage_days: Optional<Whole<1, 3_650>>,
+    }
+}
+
+section! {
+    /// `[scheduling]`
+    Scheduling {
+        /// How much of the service each priority gets while all wait.
+        shares: Optional<Shares>,
+    }
+}
+
+section! {
+    /// `shares` of `[scheduling]`
+    Shares {
+        /// A part.
+        high: Optional<Whole<1, 1_000>>,
+        /// A part.
+        normal: Optional<Whole<1, 1_000>>,
+        /// A part.
+        low: Optional<Whole<1, 1_000>>,
+    }
+}
+
+/// `kind` of a provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    OpenAi,
+    Compatible,
+    Simulator,
+}
+
+impl Kind {
+    const NAMES: [(&str, Self); 3] =
+        [("openai", Self::OpenAi), ("compatible", Self::Compatible), ("simulator", Self::Simulator)];
+
+    /// Kinds of the contract that no worker speaks yet.
+    const UNSERVED: [&str; 4] = ["anthropic", "gemini", "azure", "bedrock"];
+}
+
+impl Read for Kind {
+    fn expected() -> String {
+        one_of(&Self::NAMES)
+    }
+
+    fn read(node: &Node<'_>, place: &Place, findings: &mut Findings<'_>) -> Option<Self> {
+        match node.get_ref().as_str() {
+            Some(text) if Self::UNSERVED.contains(&text) => {
+                let message =
+                    format!("the kind {text:?} is not served by this version; expected {}", Self::expected());
+                findings.problem(place, message);
+                None
+            }
+            _ => choice(&Self::NAMES, node, place, findings),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({"enum": Self::NAMES.map(|(name, _)| name)})
+    }
+}
+
+const DURABILITIES: [(&str, settings::Durability); 2] =
+    [("process-crash", settings::Durability::ProcessCrash), ("power-loss", settings::Durability::PowerLoss)];
+
+impl Read for settings::Durability {
+    fn expected() -> String {
+        one_of(&DURABILITIES)
+    }
+
+    fn read(node: &Node<'_>, place: &Place, findings: &mut Findings<'_>) -> Option<Self> {
+        choice(&DURABILITIES, node, place, findings)
+    }
+
+    fn schema() -> Value {
+        json!({"enum": DURABILITIES.map(|(name, _)| name)})
+    }
+}
+
+fn one_of<T>(names: &[(&str, T)]) -> String {
+    let names: Vec<_> = names.iter().map(|(name, _)| format!("{name:?}")).collect();
+    format!("one of {}", names.join(", "))
+}
+
+fn choice<T: Copy>(
+    names: &[(&str, T)],
+    node: &Node<'_>,
+    place: &Place,
+    findings: &mut Findings<'_>,
+) -> Option<T> {
+    let text = node.get_ref().as_str();
+    match names.iter().find(|(name, _)| text == Some(name)) {
+        Some((_, value)) => Some(*value),
+        None => findings.mismatch(node, place, &one_of(names)),
+    }
+}

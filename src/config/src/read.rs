@@ -1,0 +1,283 @@
+//! How a value is read from TOML: each type says what it expects, and a problem is noted where a value is
+//! something else. Reading goes on after a problem.
+
+use std::ops::Deref;
+
+use serde_json::{Value, json};
+use tollgate_policy::catalog::nearest;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::report::{Findings, Place};
+
+/// A value as it stands in the file.
+pub(crate) type Node<'a> = Spanned<DeValue<'a>>;
+
+/// What can stand behind a key.
+pub(crate) trait Read: Sized {
+    /// For a message: "expected …".
+    fn expected() -> String;
+
+    /// The value, or `None` after noting what is wrong with it.
+    fn read(node: &Node<'_>, place: &Place, findings: &mut Findings<'_>) -> Option<Self>;
+
+    /// The same as a JSON Schema.
+    fn schema() -> Value;
+}
+
+/// A value with its place, for problems that only show when values are compared.
+pub(crate) struct At<T> {
+    pub(crate) value: T,
+    pub(crate) place: Place,
+}
+
+impl<T> Deref for At<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: Read> At<T> {
+    fn read(node: &Node<'_>, path: String, findings: &mut Findings<'_>) -> Option<Self> {
+        let place = Place { span: node.span(), path };
+        T::read(node, &place, findings).map(|value| Self { value, place })
+    }
+}
+
+/// A key of a section.
+pub(crate) trait Entry {
+    /// Whether a section without it is incomplete.
+    const REQUIRED: bool;
+    /// Reads it from its section.
+    fn take(table: &DeTable<'_>, key: &str, section: &Place, findings: &mut Findings<'_>) -> Self;
+    /// The schema of its value; `None` if it should not be written.
+    fn schema() -> Option<Value>;
+}
+
+/// A key that may be absent.
+pub(crate) enum Optional<T> {
+    /// It is.
+    Absent,
+    /// Its value was a problem, which is noted.
+    Broken,
+    /// It has this value.
+    Given(At<T>),
+}
+
+impl<T> Optional<T> {
+    pub(crate) fn given(&self) -> Option<&At<T>> {
+        match self {
+            Self::Given(at) => Some(at),
+            Self::Absent | Self::Broken => None,
+        }
+    }
+}
+
+impl<T: Read> Entry for Optional<T> {
+    const REQUIRED: bool = false;
+
+    fn take(table: &DeTable<'_>, key: &str, section: &Place, findings: &mut Findings<'_>) -> Self {
+        match table.get(key) {
+            None => Self::Absent,
+            Some(node) => At::read(node, section.key(key), findings).map_or(Self::Broken, Self::Given),
+        }
+    }
+
+    fn schema() -> Option<Value> {
+        Some(T::schema())
+    }
+}
+
+/// A key that must be there; `None` where it is not or is broken, which is noted.
+pub(crate) struct Required<T>(pub(crate) Option<At<T>>);
+
+impl<T: Read> Entry for Required<T> {
+    const REQUIRED: bool = true;
+
+    fn take(table: &DeTable<'_>, key: &str, section: &Place, findings: &mut Findings<'_>) -> Self {
+        match table.get(key) {
+            Some(node) => Self(At::read(node, section.key(key), findings)),
+            None => {
+                findings.problem(&section.at_key(key), format!("expected {}, found nothing", T::expected()));
+                Self(None)
+            }
+        }
+    }
+
+    fn schema() -> Option<Value> {
+        Some(T::schema())
+    }
+}
+
+/// A key of the contract that this version does not act on: its place, if a file has it.
+pub(crate) struct Unserved(pub(crate) Option<Place>);
+
+impl Entry for Unserved {
+    const REQUIRED: bool = false;
+
+    fn take(table: &DeTable<'_>, key: &str, section: &Place, _findings: &mut Findings<'_>) -> Self {
+        Self(table.get(key).map(|node| Place { span: node.span(), path: section.key(key) }))
+    }
+
+    fn schema() -> Option<Value> {
+        None
+    }
+}
+
+/// Entries whose names the user chooses, in the order of the names.
+pub(crate) struct Map<T>(pub(crate) Vec<Named<T>>);
+
+/// One entry of a map.
+pub(crate) struct Named<T> {
+    pub(crate) name: At<String>,
+    /// `None` if it is no table at all, which is noted.
+    pub(crate) entry: Option<At<T>>,
+}
+
+impl<T: Read> Read for Map<T> {
+    fn expected() -> String {
+        "a table of tables".into()
+    }
+
+    fn read(node: &Node<'_>, place: &Place, findings: &mut Findings<'_>) -> Option<Self> {
+        let table = table(node, place, &Self::expected(), findings)?;
+        let entries = table.iter().map(|(name, node)| {
+            let path = place.key(name.get_ref());
+            let entry = At::read(node, path.clone(), findings);
+            let name = At { value: name.get_ref().to_string(), place: Place { span: name.span(), path } };
+            Named { name, entry }
+        });
+        Some(Self(entries.collect()))
+    }
+
+    fn schema() -> Value {
+        json!({"type": "object", "additionalProperties": T::schema()})
+    }
+}
+
+/// `MIN` to `MAX` values.
+pub(crate) struct List<T, const MIN: usize, const MAX: usize>(pub(crate) Vec<At<T>>);
+
+impl<T: Read, const MIN: usize, const MAX: usize> Read for List<T, MIN, MAX> {
+    fn expected() -> String {
+        format!("an array with {MIN} to {MAX} entries, each {}", T::expected())
+    }
+
+    fn read(node: &Node<'_>, place: &Place, findings: &mut Findings<'_>) -> Option<Self> {
+        let Some(array) = node.get_ref().as_array() else {
+            return findings.mismatch(node, place, &Self::expected());
+        };
+        if !(MIN..=MAX).contains(&array.len()) {
+            let message = format!("expected {}, found {} entries", Self::expected(), array.len());
+            findings.problem(place, message);
+            return None;
+        }
+        let indexed = array.iter().enumerate();
+        let items =
+            indexed.filter_map(|(index, node)| At::read(node, format!("{}[{index}]", place.path), findings));
+        Some(Self(items.collect()))
+    }
+
+    fn schema() -> Value {
+        json!({"type": "array", "items": T::schema(), "minItems": MIN, "maxItems": MAX, "uniqueItems": true})
+    }
+}
+
+/// The value as a table, or `None` after noting that it is none.
+pub(crate) fn table<'n, 'i>(
+    node: &'n Node<'i>,
+    place: &Place,
+    expected: &str,
+    findings: &mut Findings<'_>,
+) -> Option<&'n DeTable<'i>> {
+    match node.get_ref().as_table() {
+        Some(table) => Some(table),
+        None => findings.mismatch(node, place, expected),
+    }
+}
+
+/// Notes every key that a section does not have.
+pub(crate) fn refuse_unknown(
+    table: &DeTable<'_>,
+    keys: &[&str],
+    section: &Place,
+    findings: &mut Findings<'_>,
+) {
+    for key in table.keys().filter(|key| !keys.contains(&key.get_ref().as_ref())) {
+        let place = Place { span: key.span(), path: section.key(key.get_ref()) };
+        let message = match nearest(key.get_ref(), keys.iter().copied(), 1).first() {
+            Some(near) => format!("unknown key; did you mean {near}?"),
+            None => format!("unknown key; expected one of {}", keys.join(", ")),
+        };
+        findings.problem(&place, message);
+    }
+}
+
+/// A section with fixed keys: declares the struct, reads it, and describes it. Rust's doc comments on the
+/// keys are the descriptions in the schema.
+macro_rules! section {
+    ($(#[$meta:meta])* $name:ident { $( $(#[doc = $doc:literal])* $key:ident: $entry:ty, )* }) => {
+        $(#[$meta])*
+        pub(crate) struct $name {
+            $( $(#[doc = $doc])* pub(crate) $key: $entry, )*
+        }
+
+        impl $name {
+            pub(crate) fn from_table(
+                table: &toml::de::DeTable<'_>,
+                place: &$crate::report::Place,
+                findings: &mut $crate::report::Findings<'_>,
+            ) -> Self {
+                $crate::read::refuse_unknown(table, &[$( stringify!($key) ),*], place, findings);
+                Self { $( $key: $crate::read::Entry::take(table, stringify!($key), place, findings), )* }
+            }
+        }
+
+        impl $crate::read::Read for $name {
+            fn expected() -> String {
+                concat!("a table with the keys ", $( " ", stringify!($key), )*).replace("  ", " ")
+            }
+
+            fn read(
+                node: &$crate::read::Node<'_>,
+                place: &$crate::report::Place,
+                findings: &mut $crate::report::Findings<'_>,
+            ) -> Option<Self> {
+                let table = $crate::read::table(node, place, &Self::expected(), findings)?;
+                Some(Self::from_table(table, place, findings))
+            }
+
+            fn schema() -> serde_json::Value {
+                let entries = [$( (
+                    stringify!($key),
+                    concat!($( $doc ),*).trim(),
+                    <$entry as $crate::read::Entry>::REQUIRED,
+                    <$entry as $crate::read::Entry>::schema(),
+                ), )*];
+                $crate::read::section_schema(entries)
+            }
+        }
+    };
+}
+pub(crate) use section;
+
+/// The schema of a section: key, description, whether it is required, and the schema of its value.
+pub(crate) fn section_schema(
+    entries: impl IntoIterator<Item = (&'static str, &'static str, bool, Option<Value>)>,
+) -> Value {
+    let mut properties = serde_json::Map::new();
+    let mut required = Vec::new();
+    for (key, description, is_required, schema) in entries {
+        let Some(mut schema) = schema else { continue };
+        if let Some(schema) = schema.as_object_mut() {
+            schema.insert("description".into(), description.into());
+        }
+        properties.insert(key.into(), schema);
+        if is_required {
+            required.push(key);
+        }
+    }
+    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+}
