@@ -76,7 +76,7 @@ pub(super) fn resolve(
 }
 
 /// Whether the provider has the keys that its kind needs, and none that its kind does not act on.
-fn check_keys(kind: Kind, raw: &raw::Provider, findings: &mut Findings<'_>) {
+fn check_keys(kind: Kind, raw: &At<raw::Provider>, findings: &mut Findings<'_>) {
     if kind == Kind::Simulator {
         let elsewhere = "a simulator has no address, it runs inside the binary; one that runs elsewhere is \
                          called as a provider of the kind \"compatible\"";
@@ -98,7 +98,7 @@ fn check_keys(kind: Kind, raw: &raw::Provider, findings: &mut Findings<'_>) {
         findings.problem(&raw.place.at_key("base_url"), message);
     }
     if kind == Kind::OpenAi && matches!(raw.api_key, Optional::Absent) {
-        let message = "expected a key, such as \"env:OPENAI_API_KEY\", found nothing; a server that needs none \
+        let message = "expected a key, such as \"env:OPENAI_API_KEY\", found nothing; a server without keys \
                        is of the kind \"compatible\"";
         findings.problem(&raw.place.at_key("api_key"), message);
     }
