@@ -26,8 +26,10 @@ pub fn reply(response: &Response, bare: bool, encoding: Encoding) -> Result<Repl
     headers.extend(response.provider.iter().map(|provider| (header::PROVIDER, provider.clone())));
     headers.extend(response.model.iter().map(|model| (header::MODEL, model.clone())));
     if response.status != Status::Succeeded {
-        let (code, status) =
-            response.error.as_ref().map_or(("internal", 500), |problem| (problem.code.as_str(), problem.http_status));
+        let (code, status) = response
+            .error
+            .as_ref()
+            .map_or(("internal", 500), |problem| (problem.code.as_str(), problem.http_status));
         headers.push((header::SERVICE_ERROR, code.to_owned()));
         headers.push((header::SERVICE_ERROR_CODE, status.to_string()));
     }

@@ -212,3 +212,6 @@ pub enum Decoded {
     /// To be drained: an answer would be one more message nobody asked for.
     Acknowledgement,
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,7 +51,12 @@ pub(super) fn reply_to<H: Headers + ?Sized>(
     bare: bool,
 ) -> Result<Option<String>, Problem> {
     let in_header = message.headers.get(header::REPLY_TO).map(inbox).transpose()?;
-    let in_field = if bare { None } else { fields::text(top.reply_to, "reply_to")? };
+    let in_field = if bare {
+        None
+    } else {
+        fields::text(top.reply_to, "reply_to")
+            .map_err(|problem| problem.with_code(ErrorCode::InvalidReplyTo))?
+    };
     let in_field = in_field.map(|text| inbox(&text)).transpose()?;
     Ok(in_header.or(in_field))
 }
