@@ -50,10 +50,12 @@ impl<T: Read> At<T> {
 pub(crate) trait Entry {
     /// Whether a section without it is incomplete.
     const REQUIRED: bool;
+    /// Whether this version acts on it.
+    const SERVED: bool = true;
     /// Reads it from its section.
     fn take(table: &DeTable<'_>, key: &str, section: &Place, findings: &mut Findings<'_>) -> Self;
-    /// The schema of its value; `None` if it should not be written.
-    fn schema() -> Option<Value>;
+    /// The schema of its value.
+    fn schema() -> Value;
 }
 
 /// A key that may be absent.
@@ -85,8 +87,8 @@ impl<T: Read> Entry for Optional<T> {
         }
     }
 
-    fn schema() -> Option<Value> {
-        Some(T::schema())
+    fn schema() -> Value {
+        T::schema()
     }
 }
 
@@ -106,8 +108,8 @@ impl<T: Read> Entry for Required<T> {
         }
     }
 
-    fn schema() -> Option<Value> {
-        Some(T::schema())
+    fn schema() -> Value {
+        T::schema()
     }
 }
 
@@ -116,13 +118,14 @@ pub(crate) struct Unserved(pub(crate) Option<Place>);
 
 impl Entry for Unserved {
     const REQUIRED: bool = false;
+    const SERVED: bool = false;
 
     fn take(table: &DeTable<'_>, key: &str, section: &Place, _findings: &mut Findings<'_>) -> Self {
         Self(table.get(key).map(|node| Place { span: node.span(), path: section.key(key) }))
     }
 
-    fn schema() -> Option<Value> {
-        None
+    fn schema() -> Value {
+        Value::Bool(false)
     }
 }
 
@@ -198,18 +201,33 @@ pub(crate) fn table<'n, 'i>(
     }
 }
 
+/// A key of a section, as its declaration has it.
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) description: &'static str,
+    pub(crate) required: bool,
+    pub(crate) served: bool,
+    pub(crate) schema: fn() -> Value,
+}
+
+/// The keys that a user may write, for a message.
+pub(crate) fn listed(keys: &[Key]) -> String {
+    let names: Vec<_> = keys.iter().filter(|key| key.served).map(|key| key.name).collect();
+    names.join(", ")
+}
+
 /// Notes every key that a section does not have.
 pub(crate) fn refuse_unknown(
     table: &DeTable<'_>,
-    keys: &[&str],
+    keys: &[Key],
     section: &Place,
     findings: &mut Findings<'_>,
 ) {
-    for key in table.keys().filter(|key| !keys.contains(&key.get_ref().as_ref())) {
-        let place = Place { span: key.span(), path: section.key(key.get_ref()) };
-        let message = match nearest(key.get_ref(), keys.iter().copied(), 1).first() {
+    for given in table.keys().filter(|given| keys.iter().all(|key| key.name != given.get_ref())) {
+        let place = Place { span: given.span(), path: section.key(given.get_ref()) };
+        let message = match nearest(given.get_ref(), keys.iter().map(|key| key.name), 1).first() {
             Some(near) => format!("unknown key; did you mean {near}?"),
-            None => format!("unknown key; expected one of {}", keys.join(", ")),
+            None => format!("unknown key; expected one of {}", listed(keys)),
         };
         findings.problem(&place, message);
     }
@@ -225,19 +243,27 @@ macro_rules! section {
         }
 
         impl $name {
+            const KEYS: &[$crate::read::Key] = &[$( $crate::read::Key {
+                name: stringify!($key),
+                description: concat!($( $doc ),*),
+                required: <$entry as $crate::read::Entry>::REQUIRED,
+                served: <$entry as $crate::read::Entry>::SERVED,
+                schema: <$entry as $crate::read::Entry>::schema,
+            } ),*];
+
             pub(crate) fn from_table(
                 table: &toml::de::DeTable<'_>,
                 place: &$crate::report::Place,
                 findings: &mut $crate::report::Findings<'_>,
             ) -> Self {
-                $crate::read::refuse_unknown(table, &[$( stringify!($key) ),*], place, findings);
+                $crate::read::refuse_unknown(table, Self::KEYS, place, findings);
                 Self { $( $key: $crate::read::Entry::take(table, stringify!($key), place, findings), )* }
             }
         }
 
         impl $crate::read::Read for $name {
             fn expected() -> String {
-                concat!("a table with the keys ", $( " ", stringify!($key), )*).replace("  ", " ")
+                format!("a table with keys of {}", $crate::read::listed(Self::KEYS))
             }
 
             fn read(
@@ -250,34 +276,21 @@ macro_rules! section {
             }
 
             fn schema() -> serde_json::Value {
-                let entries = [$( (
-                    stringify!($key),
-                    concat!($( $doc ),*).trim(),
-                    <$entry as $crate::read::Entry>::REQUIRED,
-                    <$entry as $crate::read::Entry>::schema(),
-                ), )*];
-                $crate::read::section_schema(entries)
+                $crate::read::section_schema(Self::KEYS)
             }
         }
     };
 }
 pub(crate) use section;
 
-/// The schema of a section: key, description, whether it is required, and the schema of its value.
-pub(crate) fn section_schema(
-    entries: impl IntoIterator<Item = (&'static str, &'static str, bool, Option<Value>)>,
-) -> Value {
+/// The schema of a section.
+pub(crate) fn section_schema(keys: &[Key]) -> Value {
     let mut properties = serde_json::Map::new();
-    let mut required = Vec::new();
-    for (key, description, is_required, schema) in entries {
-        let Some(mut schema) = schema else { continue };
-        if let Some(schema) = schema.as_object_mut() {
-            schema.insert("description".into(), description.into());
-        }
-        properties.insert(key.into(), schema);
-        if is_required {
-            required.push(key);
-        }
+    for key in keys.iter().filter(|key| key.served) {
+        let mut schema = (key.schema)();
+        schema["description"] = key.description.trim().into();
+        properties.insert(key.name.into(), schema);
     }
+    let required: Vec<_> = keys.iter().filter(|key| key.required).map(|key| key.name).collect();
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
 }

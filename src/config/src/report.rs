@@ -1,5 +1,6 @@
 //! Everything that is wrong with a file, each with its place.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -92,13 +93,16 @@ pub(crate) fn shortened(text: &str) -> String {
 pub(crate) struct Findings<'a> {
     text: &'a str,
     file_name: &'a str,
+    /// Where each line begins.
+    lines: Vec<usize>,
     problems: Vec<ConfigProblem>,
     warnings: Vec<ConfigProblem>,
 }
 
 impl<'a> Findings<'a> {
     pub(crate) fn new(text: &'a str, file_name: &'a str) -> Self {
-        Self { text, file_name, problems: Vec::new(), warnings: Vec::new() }
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(newline, _)| newline + 1));
+        Self { text, file_name, lines: lines.collect(), problems: Vec::new(), warnings: Vec::new() }
     }
 
     pub(crate) fn problem(&mut self, place: &Place, message: impl Into<String>) {
@@ -139,7 +143,7 @@ impl<'a> Findings<'a> {
             warnings.sort();
             return Ok(warnings.iter().map(|warning| format!("{file_name}:{warning}")).collect());
         }
-        let broken: Vec<usize> =
+        let broken: BTreeSet<usize> =
             problems.iter().filter(|problem| problem.path.is_empty()).map(|problem| problem.line).collect();
         problems.retain(|problem| problem.path.is_empty() || !broken.contains(&problem.line));
         problems.sort();
@@ -148,13 +152,9 @@ impl<'a> Findings<'a> {
     }
 
     fn at(&self, place: &Place, message: String) -> ConfigProblem {
-        let before = self.text.get(..place.span.start).unwrap_or(self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        ConfigProblem {
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
-            path: place.path.clone(),
-            message,
-        }
+        let line = self.lines.partition_point(|begin| *begin <= place.span.start);
+        let begin = self.lines[line - 1];
+        let before = self.text.get(begin..place.span.start).unwrap_or_default();
+        ConfigProblem { line, column: before.chars().count() + 1, path: place.path.clone(), message }
     }
 }

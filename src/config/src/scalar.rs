@@ -88,9 +88,9 @@ impl Read for UsdPerMtok {
         match node.get_ref() {
             DeValue::String(text) => match money::parse_usd(text) {
                 Ok(amount) => u64::try_from(amount.0).ok().map(Self),
+                Err(money::ParseError::NotDecimal) => findings.mismatch(node, place, &Self::expected()),
                 Err(error) => {
-                    let found = format!("{}: {error}", findings.shown(node));
-                    findings.problem(place, format!("expected {}, found {found}", Self::expected()));
+                    findings.problem(place, format!("{} is {error}", findings.shown(node)));
                     None
                 }
             },

@@ -24,26 +24,38 @@ pub(super) fn resolve(file: &raw::File, offered: &Offered, findings: &mut Findin
 }
 
 /// What a pattern can mean.
-struct Names {
+struct Names<'a> {
     names: BTreeSet<String>,
-    /// Whether all are known; a broken provider may offer any.
-    complete: bool,
+    aliases_broken: bool,
+    providers_broken: bool,
+    offered: &'a Offered,
 }
 
-impl Names {
-    fn of(file: &raw::File, offered: &Offered) -> Self {
+impl<'a> Names<'a> {
+    fn of(file: &raw::File, offered: &'a Offered) -> Self {
         let aliases = entries(&file.models).iter().map(|named| named.name.value.clone());
-        let broken = matches!(file.models, Optional::Broken) || matches!(file.providers, Optional::Broken);
         Self {
             names: aliases.chain(offered.names()).collect(),
-            complete: !broken && offered.0.values().all(Option::is_some),
+            aliases_broken: matches!(file.models, Optional::Broken),
+            providers_broken: matches!(file.providers, Optional::Broken),
+            offered,
+        }
+    }
+
+    /// Whether this may be a name of something that is too broken to tell.
+    fn undecided(&self, name: &str) -> bool {
+        match name.split_once('/') {
+            Some((provider, _)) => {
+                self.providers_broken || matches!(self.offered.0.get(provider), Some(None))
+            }
+            None => self.aliases_broken,
         }
     }
 }
 
 fn team(
     named: &Named<raw::Team>,
-    names: &Names,
+    names: &Names<'_>,
     findings: &mut Findings<'_>,
 ) -> Option<(Team, TeamSettings)> {
     let name = Team::parse(&named.name);
@@ -62,17 +74,18 @@ fn team(
     Some((name.ok()?, TeamSettings { weight, models }))
 }
 
-fn check_patterns(patterns: &[At<ModelPattern>], names: &Names, findings: &mut Findings<'_>) {
+fn check_patterns(patterns: &[At<ModelPattern>], names: &Names<'_>, findings: &mut Findings<'_>) {
     let mut seen = BTreeSet::new();
     for pattern in patterns {
         if !seen.insert(&pattern.value) {
-            findings.problem(&pattern.place, "is in the list twice");
+            findings.problem(&pattern.place, "this is in the list twice");
         }
-        if !names.complete || names.names.iter().any(|name| pattern.matches(name)) {
+        if names.names.iter().any(|name| pattern.matches(name)) {
             continue;
         }
         match &pattern.value {
             ModelPattern::Any => {}
+            ModelPattern::Exact(name) if names.undecided(name) => {}
             ModelPattern::Prefix(prefix) => {
                 let message = format!("no model's name begins with {}", shortened(prefix));
                 findings.warning(&pattern.place, message);

@@ -3,10 +3,13 @@
 /// Longer names get no suggestion, so that a hostile one costs nothing.
 const LENGTH_MAX: usize = 64;
 
-/// Up to `count` of `candidates` that differ from `name` by few letters, the nearest first. A candidate
-/// `provider/model` is as near as its `model` alone, so that a forgotten provider is found.
-pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>, count: usize) -> Vec<&'a str> {
-    let name: Vec<char> = name.chars().take(LENGTH_MAX + 1).flat_map(char::to_lowercase).collect();
+/// Shorter beginnings say too little.
+const BEGINNING_MIN: usize = 4;
+
+/// Up to `count` of `candidates` that differ from `typed` by few letters or begin with it, the nearest first.
+/// A candidate `provider/model` is as near as its `model` alone, so that a forgotten provider is found.
+pub fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>, count: usize) -> Vec<&'a str> {
+    let name: Vec<char> = typed.chars().take(LENGTH_MAX + 1).flat_map(char::to_lowercase).collect();
     if name.is_empty() || name.len() > LENGTH_MAX {
         return Vec::new();
     }
@@ -16,6 +19,8 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>, co
         .filter_map(|candidate| {
             let bare = candidate.split_once('/').map_or(candidate, |(_, model)| model);
             let distance = edits(&name, candidate, far).min(edits(&name, bare, far));
+            let begun = name.len() >= BEGINNING_MIN && candidate.starts_with(typed);
+            let distance = if begun { distance.min(far) } else { distance };
             (distance <= far).then_some((distance, candidate))
         })
         .collect();
@@ -55,6 +60,7 @@ mod tests {
             ("Model", &["models"]),
             ("gpt-4o", &["openai/gpt-4o"]),
             ("openai/gpt4o", &["openai/gpt-4o"]),
+            ("openai/", &["openai/gpt-4o", "openai/gpt-4o-mini"]),
             ("azure", &[]),
             ("", &[]),
         ] {

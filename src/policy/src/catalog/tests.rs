@@ -67,7 +67,7 @@ fn fallbacks_come_after_and_repeats_are_dropped() {
 #[test]
 fn what_cannot_be_resolved_is_a_clear_problem() {
     for (team, model, fallbacks, problem) in [
-        ("a.b", "small", &[][..], r#"unknown_team: the team "a.b" is not configured (field team)"#),
+        ("other", "small", &[][..], r#"unknown_team: the team "other" is not configured (field team)"#),
         ("all", "xyzzy", &[], r#"unknown_model: no model "xyzzy" is configured (field body.model)"#),
         ("all", "", &[], r#"unknown_model: no model "" is configured (field body.model)"#),
         (
