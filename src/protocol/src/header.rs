@@ -77,12 +77,14 @@ pub const MSG_ID: &str = "Nats-Msg-Id";
 /// Writes JSON with nothing but printable ASCII, as a header must be.
 pub fn ascii_json<T: serde::Serialize>(value: &T) -> Result<String, serde_json::Error> {
     let text = serde_json::to_string(value)?;
-    if text.is_ascii() {
+    // JSON itself escapes the other control characters.
+    let printable = |character: char| character.is_ascii() && character != '\u{7f}';
+    if text.chars().all(printable) {
         return Ok(text);
     }
     let mut ascii = String::with_capacity(text.len() * 2);
     for character in text.chars() {
-        if character.is_ascii() {
+        if printable(character) {
             ascii.push(character);
         } else {
             let mut units = [0; 2];
@@ -100,7 +102,7 @@ mod tests {
     fn ascii_json_says_the_same() {
         let text = "Größe 🚀 \u{7f} \n";
         let ascii = super::ascii_json(&text).unwrap();
-        assert!(ascii.bytes().all(|byte| (32..128).contains(&byte)), "{ascii}");
+        assert!(ascii.bytes().all(|byte| (32..127).contains(&byte)), "{ascii}");
         assert_eq!(serde_json::from_str::<String>(&ascii).unwrap(), text);
     }
 }

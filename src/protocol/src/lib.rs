@@ -41,3 +41,6 @@ pub use money::{NanoUsd, Price};
 pub use priority::Priority;
 pub use problem::Problem;
 pub use tokens::TokenUsage;
+
+#[cfg(test)]
+mod tests;
