@@ -14,6 +14,7 @@ pub mod pull;
 pub mod record;
 pub mod reply;
 pub mod retry;
+pub mod schedule;
 pub mod topology;
 
 use std::sync::Arc;

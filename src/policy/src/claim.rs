@@ -44,8 +44,8 @@ pub enum Verdict {
     },
     /// It is answered. Publish what may be missing of my usage, reply, acknowledge.
     Finish {
-        /// The attempt that this message ended the request with; 0 if it did not.
-        mine: u32,
+        /// If this message ended the request: with which attempt, 0 if without one.
+        mine: Option<u32>,
     },
     /// Another stored message of the same request goes on: acknowledge, drop.
     Copy,
@@ -59,7 +59,7 @@ pub fn judge(hand: &Hand, last: Last) -> Verdict {
         Last::None => Verdict::Claim { expected: 0, history: None },
         Last::Answered { answered, .. } if answered.digest != hand.digest => Verdict::Conflict,
         Last::Answered { answered, .. } => {
-            Verdict::Finish { mine: if answered.from == hand.from { answered.attempt } else { 0 } }
+            Verdict::Finish { mine: (answered.from == hand.from).then_some(answered.attempt) }
         }
         Last::Started { started, .. } if started.digest != hand.digest => Verdict::Conflict,
         Last::Started { sequence, started } if started.from == hand.from => {

@@ -70,7 +70,7 @@ fn check(last: Last, expected: &str) {
         }
         Verdict::HandOver { run, .. } => format!("hand over after {run}"),
         Verdict::AskOwner { sequence, started } => format!("ask {} about {sequence}", started.owner),
-        Verdict::Finish { mine } => format!("finish {mine}"),
+        Verdict::Finish { mine } => format!("finish {mine:?}"),
         Verdict::Copy => "copy".into(),
         Verdict::Conflict => "conflict".into(),
     };
@@ -80,8 +80,8 @@ fn check(last: Last, expected: &str) {
 #[test]
 fn every_row_of_the_table() {
     check(Last::None, "claim after 0, history false");
-    check(answered(MINE, b"mine"), "finish 2");
-    check(answered(OTHER, b"mine"), "finish 0");
+    check(answered(MINE, b"mine"), "finish Some(2)");
+    check(answered(OTHER, b"mine"), "finish None");
     check(started(MINE, b"mine"), "ask w1 about 40");
     check(started(OTHER, b"mine"), "copy");
     check(ended(MINE, b"mine", Next::Retry { delay_ms: 9 }), "claim after 41, history true");

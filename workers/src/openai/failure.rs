@@ -1,0 +1,63 @@
+//! A failed answer: which class it is.
+
+use serde::Deserialize;
+use tollgate_policy::failure::Class;
+
+use crate::codec::{Answer, Failure};
+
+const MESSAGE_CHARS_MAX: usize = 500;
+
+#[derive(Default, Deserialize)]
+struct Body {
+    #[serde(default)]
+    error: Option<ErrorField>,
+}
+
+/// `error` is an object at OpenAI; some compatible servers send a string.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ErrorField {
+    Object {
+        #[serde(default)]
+        message: Option<String>,
+        #[serde(default, rename = "type")]
+        kind: Option<serde_json::Value>,
+        #[serde(default)]
+        code: Option<serde_json::Value>,
+    },
+    Text(String),
+}
+
+pub(super) fn read(answer: &Answer) -> Failure {
+    let body: Body = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let (message, marks) = match body.error {
+        Some(ErrorField::Object { message, kind, code }) => {
+            let marks =
+                [code, kind].into_iter().flatten().filter_map(|mark| mark.as_str().map(str::to_owned));
+            (message, marks.collect::<Vec<_>>())
+        }
+        Some(ErrorField::Text(text)) => (Some(text), Vec::new()),
+        None => (None, Vec::new()),
+    };
+    let is = |mark: &str| marks.iter().any(|found| found == mark);
+    let class = match answer.status {
+        _ if is("context_length_exceeded") => Class::ContextTooLong,
+        _ if is("content_policy_violation") || is("content_filter") => Class::ContentPolicy,
+        _ if is("insufficient_quota") || is("billing_hard_limit_reached") => Class::OutOfCredit,
+        401 | 403 => Class::Unauthorized,
+        402 => Class::OutOfCredit,
+        404 => Class::UnknownModel,
+        408 => Class::TimedOut,
+        429 => Class::Throttled { retry_after_ms: answer.retry_after_ms },
+        // 409 is a conflict inside the provider; its own clients try it again.
+        409 | 500..=599 => Class::Overloaded,
+        400..=499 => Class::Rejected,
+        // 1xx and 3xx are no answers to this call.
+        _ => Class::Malformed,
+    };
+    let message = match message {
+        Some(message) => message.chars().take(MESSAGE_CHARS_MAX).collect(),
+        None => format!("the provider answered with status {}", answer.status),
+    };
+    Failure { class, message }
+}

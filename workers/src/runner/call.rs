@@ -1,0 +1,138 @@
+//! The call itself, and what it came to.
+
+use std::time::Duration;
+
+use tollgate_policy::failure::Class;
+use tollgate_protocol::job::{Job, Target};
+use tollgate_protocol::response::{Attempt, Outcome};
+use tollgate_protocol::usage::millis_between;
+use tollgate_protocol::{ErrorCode, JsonText, NanoUsd, Price, Problem, TokenUsage};
+use tollgate_telemetry as telemetry;
+
+use super::Shop;
+use crate::codec::{Failure, Reading};
+use crate::http::Broken;
+
+/// A finished call.
+pub(super) struct Called {
+    /// For the record.
+    pub(super) attempt: Attempt,
+    /// The answer, or why there is none.
+    pub(super) result: Result<JsonText, Failed>,
+}
+
+/// Why a call gave no answer.
+pub(super) enum Failed {
+    /// The provider, or the way to it. Perhaps something can be done.
+    Call(Failure),
+    /// Nothing can be done.
+    Final(Problem),
+}
+
+/// Calls the provider once.
+pub(super) async fn call(shop: &Shop, job: &Job, target: &Target, price: &Price, number: u32) -> Called {
+    let _in_flight = telemetry::in_flight(&shop.name);
+    let started_at = tollgate_bus::now();
+    let left = Duration::from_millis(millis_between(started_at, job.deadline).max(1));
+    let result = match shop.codec.request(job, &target.model) {
+        Ok(call) => shop.endpoint.send(call, left, started_at).await.map(|answer| shop.codec.read(&answer)),
+        Err(problem) => return unsent(job, target, price, number, problem),
+    };
+    let now = tollgate_bus::now();
+    let mut attempt = Attempt {
+        provider: target.provider.clone(),
+        model: target.model.clone(),
+        number,
+        started_at,
+        duration_ms: millis_between(started_at, now),
+        outcome: Outcome::Failed,
+        code: None,
+        cost_nano_usd: NanoUsd::ZERO,
+        usage: TokenUsage::default(),
+        price_version: price.version(),
+        estimated: false,
+        served_model: None,
+    };
+    let result = match result {
+        Ok(Reading::Answered { body, usage, served_model }) => {
+            attempt.outcome = Outcome::Succeeded;
+            attempt.served_model = served_model.map(|model| model.chars().take(256).collect());
+            attempt.estimated = usage.is_none();
+            attempt.usage = usage.unwrap_or_else(|| counted(job.body.len(), body.as_str().len()));
+            attempt.cost_nano_usd = price.cost(&attempt.usage);
+            Ok(body)
+        }
+        Ok(Reading::Failed(failure)) | Err(Broken::Failed(failure)) => {
+            attempt.code = Some(failure.class.code());
+            attempt.estimated = failure.class.cost_is_unknown();
+            Err(Failed::Call(late(failure, left, attempt.duration_ms)))
+        }
+        Err(Broken::TooLarge) => {
+            attempt.code = Some(ErrorCode::ResponseTooLarge);
+            attempt.estimated = true;
+            attempt.usage = counted(job.body.len(), crate::http::ANSWER_BYTES_MAX);
+            attempt.cost_nano_usd = price.cost(&attempt.usage);
+            Err(Failed::Final(too_large()))
+        }
+    };
+    observe(&attempt, now - started_at);
+    Called { attempt, result }
+}
+
+/// An answer that no message can carry. It was paid for.
+pub(super) fn too_large() -> Problem {
+    let message = "the answer is larger than a message may be; ask for fewer tokens or fewer choices";
+    Problem::new(ErrorCode::ResponseTooLarge, message)
+}
+
+/// The call was cut by the request's own deadline, not by the provider's time-out.
+fn late(failure: Failure, left: Duration, duration_ms: u64) -> Failure {
+    if failure.class == Class::TimedOut && u128::from(duration_ms) + 1 >= left.as_millis() {
+        return Failure::new(Class::TimedOut, "the deadline passed during the call");
+    }
+    failure
+}
+
+/// Tokens of a call whose provider did not count: a token for every four bytes of JSON.
+fn counted(request_bytes: usize, answer_bytes: usize) -> TokenUsage {
+    let mut usage = tollgate_policy::estimate::tokens(request_bytes, Some(0));
+    usage.output_tokens = (answer_bytes as u64).div_ceil(4);
+    usage
+}
+
+fn unsent(job: &Job, target: &Target, price: &Price, number: u32, problem: Problem) -> Called {
+    tracing::error!(request = %job.identity, code = %problem.code, "a request cannot be written for its provider");
+    let attempt = Attempt {
+        provider: target.provider.clone(),
+        model: target.model.clone(),
+        number,
+        started_at: tollgate_bus::now(),
+        duration_ms: 0,
+        outcome: Outcome::Failed,
+        code: Some(problem.code),
+        cost_nano_usd: NanoUsd::ZERO,
+        usage: TokenUsage::default(),
+        price_version: price.version(),
+        estimated: false,
+        served_model: None,
+    };
+    Called { attempt, result: Err(Failed::Final(problem)) }
+}
+
+fn observe(attempt: &Attempt, took: chrono::TimeDelta) {
+    let outcome = match attempt.outcome {
+        Outcome::Succeeded => "succeeded",
+        Outcome::Failed => "failed",
+        Outcome::Lost => "lost",
+    };
+    telemetry::count_attempt(&attempt.provider, outcome, attempt.code.map(ErrorCode::as_str));
+    telemetry::observe_provider_call(&attempt.provider, outcome, took.to_std().unwrap_or_default());
+    let tokens = telemetry::Tokens {
+        input: attempt.usage.input_tokens,
+        cached_input: attempt.usage.cached_input_tokens,
+        output: attempt.usage.output_tokens,
+        reasoning: attempt.usage.reasoning_tokens,
+    };
+    telemetry::count_tokens(&attempt.provider, &attempt.model, tokens);
+    telemetry::count_cost(&attempt.provider, &attempt.model, attempt.cost_nano_usd.0.unsigned_abs());
+}

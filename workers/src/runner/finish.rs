@@ -1,0 +1,256 @@
+//! How an attempt, a message and a request end.
+
+use std::time::Duration;
+
+use tollgate_bus::answer::Ending;
+use tollgate_bus::publish::PublishError;
+use tollgate_bus::record::Fenced;
+use tollgate_bus::retry::Patience;
+use tollgate_policy::answer::{self, End};
+use tollgate_policy::claim::{Superseded, superseded};
+use tollgate_policy::failure::{self, Situation};
+use tollgate_protocol::event::Kind;
+use tollgate_protocol::header::{self, Headers};
+use tollgate_protocol::record::{Last, Next};
+use tollgate_protocol::response::{Outcome, Response, Status};
+use tollgate_protocol::usage::millis_between;
+use tollgate_protocol::{Encoding, ErrorCode, Problem, Sequence};
+use tollgate_telemetry as telemetry;
+
+use super::SOURCE;
+use super::call::{Called, Failed, too_large};
+use super::job::{Fate, Work};
+
+/// How a write that ends an attempt turned out.
+enum Written {
+    /// It stands.
+    Yes(Sequence),
+    /// Somebody else went on, or ended the request.
+    No(Fate),
+}
+
+impl Work<'_> {
+    /// A call is over: answers, or says in the record what comes next and then does it.
+    pub(super) async fn conclude(&mut self, claim: Sequence, called: Called) -> Fate {
+        let Called { mut attempt, result } = called;
+        let (provider, model) = (attempt.provider.clone(), attempt.model.clone());
+        let end = match result {
+            Ok(body) => End::Succeeded(body),
+            Err(Failed::Final(problem)) => End::Failed(problem),
+            Err(Failed::Call(failed)) => {
+                self.history.push(attempt.clone());
+                let situation = Situation {
+                    target: self.job.target,
+                    targets: self.job.targets.len(),
+                    tries: answer::tries_of_target(&self.history, &provider, &model),
+                    left_ms: millis_between(tollgate_bus::now(), self.job.deadline),
+                };
+                self.history.pop();
+                let chance =
+                    u64::from_le_bytes(uuid::Uuid::new_v4().into_bytes()[..8].try_into().unwrap_or_default());
+                if let Some(next) = failure::after(failed.class, situation, chance) {
+                    self.history.push(attempt);
+                    return self.go_on(claim, next, failed.class.code()).await;
+                }
+                if situation.left_ms == 0 {
+                    End::Unpaid(Status::Expired, Problem::new(ErrorCode::DeadlineExceeded, failed.message))
+                } else {
+                    End::Failed(Problem::new(failed.class.code(), failed.message))
+                }
+            }
+        };
+        let end = if matches!(end, End::Succeeded(_)) {
+            let mut with_this = self.history.clone();
+            with_this.push(attempt.clone());
+            let whole = answer::response(&self.job, &with_this, end.clone(), tollgate_bus::now());
+            if self.context.bus.fits(&whole, self.job.encoding) {
+                end
+            } else {
+                attempt.outcome = Outcome::Failed;
+                attempt.code = Some(ErrorCode::ResponseTooLarge);
+                End::Failed(too_large())
+            }
+        } else {
+            end
+        };
+        self.history.push(attempt);
+        self.end(claim, end).await
+    }
+
+    /// The attempt failed, the request goes on.
+    async fn go_on(&mut self, claim: Sequence, next: Next, code: ErrorCode) -> Fate {
+        let written = self.write_ended(claim, &next).await;
+        let written = match self.settle(written).await {
+            Some(written) => written,
+            None => match self.write_ended(0, &next).await {
+                Ok(Fenced::Written(sequence)) => Written::Yes(sequence),
+                Ok(Fenced::Refused(last)) => Written::No(self.superseded_fate(&last).await),
+                Err(error) => Written::No(self.rest(&error)),
+            },
+        };
+        let run = match written {
+            Written::Yes(sequence) => sequence,
+            Written::No(fate) => return fate,
+        };
+        self.repeat_last_usage().await;
+        let (kind, handed) = match next {
+            Next::Retry { .. } => (Kind::Retried, telemetry::Next::Retry),
+            Next::Fallback { .. } => (Kind::FellBack, telemetry::Next::Fallback),
+        };
+        telemetry::count_handover(handed);
+        let mut event = self.event(kind, "a call failed");
+        if let Some(attempt) = self.history.last() {
+            event.attempt = attempt.number;
+            event.provider = Some(attempt.provider.clone());
+            event.model = Some(attempt.model.clone());
+        }
+        event.code = Some(code);
+        self.publish_event(&event).await;
+        self.hand_over(run, &next).await
+    }
+
+    /// Writes the terminal response, then what follows from it.
+    async fn end(&mut self, claim: Sequence, end: End) -> Fate {
+        let attempt = match end {
+            End::Unpaid(..) => 0,
+            _ => self.history.last().map_or(0, |attempt| attempt.number),
+        };
+        let response = answer::response(&self.job, &self.history, end, tollgate_bus::now());
+        let written = self.write_end(&response, attempt, claim).await;
+        let written = match self.settle(written).await {
+            Some(written) => written,
+            None => match self.write_end(&response, attempt, 0).await {
+                Ok(Fenced::Written(sequence)) => Written::Yes(sequence),
+                Ok(Fenced::Refused(last)) => Written::No(self.superseded_fate(&last).await),
+                Err(error) => Written::No(self.rest(&error)),
+            },
+        };
+        match written {
+            Written::Yes(_) => self.after_answer(&response, attempt).await,
+            Written::No(fate) => fate,
+        }
+    }
+
+    /// Ends a request that no attempt of ours ended. `None`: the record says something else.
+    pub(super) async fn end_unpaid(&mut self, end: End) -> Option<Fate> {
+        let response = answer::response(&self.job, &self.history, end, tollgate_bus::now());
+        match self.write_end(&response, 0, self.expected).await {
+            Ok(Fenced::Written(_)) => Some(self.after_answer(&response, 0).await),
+            Ok(Fenced::Refused(last)) => self.judge(last).await,
+            Err(error) => Some(self.rest(&error)),
+        }
+    }
+
+    async fn write_end(
+        &self,
+        response: &Response,
+        attempt: u32,
+        expected: Sequence,
+    ) -> Result<Fenced, PublishError> {
+        let now = tollgate_bus::now();
+        let unpaid = (attempt == 0).then(|| answer::unpaid(&self.job.usage_subject(), response, now));
+        let ending = Ending {
+            response,
+            encoding: self.job.encoding,
+            digest: self.job.digest,
+            from: &self.hand.from,
+            attempt,
+            unpaid: unpaid.as_ref(),
+            ttl_seconds: self.context.settings.retention.response_seconds(self.job.deadline, now),
+            expected,
+            traceparent: self.job.traceparent.as_deref(),
+        };
+        self.context.bus.write_answer(ending, Patience::PAID).await
+    }
+
+    /// What a write that ends an attempt came to. `None`: the record is empty, write again expecting that.
+    async fn settle(&mut self, written: Result<Fenced, PublishError>) -> Option<Written> {
+        match written {
+            Ok(Fenced::Written(sequence)) => Some(Written::Yes(sequence)),
+            Ok(Fenced::Refused(last)) if superseded(&last) == Superseded::WriteAgain => None,
+            Ok(Fenced::Refused(last)) => Some(Written::No(self.superseded_fate(&last).await)),
+            Err(error) => Some(Written::No(self.rest(&error))),
+        }
+    }
+
+    /// My result came too late. What it cost is recorded all the same.
+    async fn superseded_fate(&self, last: &Last) -> Fate {
+        tracing::info!(request = %self.job.identity, "a result came after its attempt was taken for lost");
+        if !self.publish_last_usage(None).await {
+            return Fate::Abandon;
+        }
+        match superseded(last) {
+            Superseded::Over => Fate::Ack,
+            Superseded::WriteAgain | Superseded::TakenOver => Fate::Abandon,
+        }
+    }
+
+    /// The response is stored: usage, reply, then the acknowledgement.
+    async fn after_answer(&self, response: &Response, attempt: u32) -> Fate {
+        telemetry::count_request(response.status.as_str(), self.job.priority.as_str());
+        telemetry::observe_request(response.status.as_str(), Duration::from_millis(response.timing.total_ms));
+        telemetry::observe_queue_wait(
+            self.job.priority.as_str(),
+            Duration::from_millis(response.timing.queued_ms),
+        );
+        let status = (attempt > 0).then_some(response.status);
+        if !self.publish_last_usage(status).await {
+            return Fate::HandBack(Duration::from_secs(1));
+        }
+        if let Some(inbox) = &self.job.reply_to {
+            self.context.bus.reply_with(inbox, response, self.job.bare, self.job.encoding).await;
+        }
+        Fate::Ack
+    }
+
+    /// The request is answered already: publishes what may be missing of my usage, and replies.
+    pub(super) async fn finish_again(&mut self, mine: Option<u32>) -> Fate {
+        if mine.is_none() && self.job.reply_to.is_none() {
+            return Fate::Ack;
+        }
+        let stored = match self.context.bus.stored_response(&self.job.identity).await {
+            Ok(Some(stored)) => stored,
+            Ok(None) => return Fate::Ack,
+            Err(error) => return self.rest(&error),
+        };
+        let view = tollgate_bus::HeaderView(Some(&stored.headers));
+        let encoding =
+            view.get(header::CONTENT_TYPE).and_then(Encoding::from_content_type).unwrap_or_default();
+        let response: Response = match encoding.decode(&stored.payload) {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::error!(%error, request = %self.job.identity, "a stored response cannot be read");
+                return Fate::Ack;
+            }
+        };
+        if let Some(attempt) = mine {
+            self.history = response.attempts.clone();
+            if !self.publish_last_usage((attempt > 0).then_some(response.status)).await {
+                return Fate::HandBack(Duration::from_secs(1));
+            }
+        }
+        if let Some(inbox) = &self.job.reply_to {
+            self.context.bus.reply_with(inbox, &response, self.job.bare, encoding).await;
+        }
+        Fate::Ack
+    }
+
+    /// Publishes the last attempt's usage as that of an attempt which did not end the request; again, if it
+    /// was published before.
+    pub(super) async fn repeat_last_usage(&self) {
+        self.publish_last_usage(None).await;
+    }
+
+    async fn publish_last_usage(&self, ended: Option<Status>) -> bool {
+        let Some(attempt) = self.history.last() else { return true };
+        let first = answer::first_call(&self.history).unwrap_or(attempt.started_at);
+        let event = self.job.usage_subject().attempt(attempt, first, ended);
+        match self.context.bus.publish_usage(&event, SOURCE, self.job.traceparent.as_deref()).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::error!(%error, request = %self.job.identity, "a usage event cannot be stored, the message will come again");
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! One message, from its delivery to its acknowledgement.
+//!
+//! What may be done is decided by `policy::claim` and `policy::failure`; here it is done, in an order in
+//! which the process may be killed between any two lines.
+
+use std::time::Duration;
+
+use tollgate_bus::publish::PublishError;
+use tollgate_bus::pull::Held;
+use tollgate_bus::record::{Fenced, Write};
+use tollgate_bus::retry::Patience;
+use tollgate_policy::answer::{self, End};
+use tollgate_policy::claim::{self, Hand, Verdict};
+use tollgate_policy::{estimate, failure};
+use tollgate_protocol::event::{Kind, LifecycleEvent};
+use tollgate_protocol::job::{Job, Target};
+use tollgate_protocol::record::{Ended, Entry, Last, Next, Started};
+use tollgate_protocol::response::Attempt;
+use tollgate_protocol::usage::millis_between;
+use tollgate_protocol::{ErrorCode, Price, Problem, Sequence};
+use tollgate_telemetry::{self as telemetry, Role};
+
+use super::waiting::Waited;
+use super::{Context, SOURCE, Shop, call};
+
+/// How long a message rests when the store does not answer.
+const REST: Duration = Duration::from_secs(1);
+
+/// What becomes of the message.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// Everything about it is done.
+    Ack,
+    /// To be delivered again after this time.
+    HandBack(Duration),
+    /// Somebody else has it now.
+    Abandon,
+}
+
+/// The message in hand and what is known about its request.
+pub(super) struct Work<'a> {
+    pub(super) context: &'a Context,
+    pub(super) shop: &'a Shop,
+    pub(super) job: Job,
+    pub(super) hand: Hand,
+    /// The last record entry known.
+    pub(super) expected: Sequence,
+    /// Attempts up to now.
+    pub(super) history: Vec<Attempt>,
+}
+
+/// Works on one message until its fate is known.
+pub(super) async fn work(context: &Context, shop: &Shop, message: Held) {
+    let job = match Job::decode(&message.payload) {
+        Ok(job) => job,
+        Err(error) => {
+            // Only our own routers may publish here. There is nobody to tell, and it will never be readable.
+            tracing::error!(%error, message = %message.source, "a dispatch message is not one of ours: dropped");
+            return message.ack().await;
+        }
+    };
+    let mut work = Work {
+        context,
+        shop,
+        hand: Hand { from: message.source.clone(), digest: job.digest },
+        expected: job.run,
+        history: job.history.clone(),
+        job,
+    };
+    let fate = loop {
+        if context.stop.is_cancelled() {
+            break Fate::HandBack(Duration::ZERO);
+        }
+        if let Some(fate) = Box::pin(work.turn()).await {
+            break fate;
+        }
+    };
+    match fate {
+        Fate::Ack => message.ack().await,
+        Fate::HandBack(delay) => message.hand_back(delay).await,
+        Fate::Abandon => message.abandon(),
+    }
+}
+
+impl Work<'_> {
+    /// One try to bring the request further. `None`: something was learnt, try again.
+    async fn turn(&mut self) -> Option<Fate> {
+        let now = tollgate_bus::now();
+        let lost = answer::times_lost(&self.history);
+        if now >= self.job.deadline {
+            return self.end_unpaid(End::expired()).await;
+        }
+        if lost >= failure::LOST_MAX {
+            return self.end_unpaid(End::lost_too_often(lost)).await;
+        }
+        let target = self.job.current_target().cloned();
+        let known = target.filter(|target| target.provider == self.shop.name);
+        match known.and_then(|target| Some((self.shop.prices.get(&target.model)?.to_owned(), target))) {
+            Some((price, target)) => self.attempt(target, price).await,
+            None => self.skip_target().await,
+        }
+    }
+
+    /// Claims the next attempt and makes its call.
+    async fn attempt(&mut self, target: Target, price: Price) -> Option<Fate> {
+        let number = self.history.last().map_or(1, |attempt| attempt.number.saturating_add(1));
+        // Noted before the claim is written: whoever reads the claim may ask at once.
+        let in_hand = self.context.registry.take(self.question(number));
+        let started = Started {
+            attempt: number,
+            from: self.hand.from.clone(),
+            owner: self.context.owner.clone(),
+            digest: self.job.digest,
+            deadline: self.job.deadline,
+            provider: target.provider.clone(),
+            model: target.model.clone(),
+            estimate: estimate::attempt(self.job.body.len(), self.job.output_tokens_max, &price),
+            started_at: tollgate_bus::now(),
+            history: self.history.clone(),
+        };
+        let started_at = started.started_at;
+        let claim = match self.write_run(&Entry::Started(started), Patience::NORMAL).await {
+            Ok(Fenced::Written(sequence)) => sequence,
+            Ok(Fenced::Refused(last)) => {
+                drop(in_hand);
+                return self.judge(last).await;
+            }
+            Err(error) => return Some(self.rest(&error)),
+        };
+        // A process that was stopped between claim and call may have been taken for lost meanwhile.
+        let paused = millis_between(started_at, tollgate_bus::now());
+        if u128::from(paused) > self.context.settings.lease.as_millis() / 2 {
+            match self.context.bus.last_record(&self.job.identity, Patience::NORMAL).await {
+                Ok(Last::Started { sequence, .. }) if sequence == claim => {}
+                Ok(last) => {
+                    drop(in_hand);
+                    return self.judge(last).await;
+                }
+                Err(error) => return Some(self.rest(&error)),
+            }
+        }
+        let called = call::call(self.shop, &self.job, &target, &price, number).await;
+        let fate = self.conclude(claim, called).await;
+        drop(in_hand);
+        Some(fate)
+    }
+
+    /// A write was refused: does what the record says.
+    pub(super) async fn judge(&mut self, last: Last) -> Option<Fate> {
+        telemetry::count_record_conflict(Role::Worker);
+        let mut last = last;
+        loop {
+            match claim::judge(&self.hand, last) {
+                Verdict::Claim { expected, history } => {
+                    self.expected = expected;
+                    if let Some(history) = history {
+                        self.history = history;
+                        // It may have died with the process that wrote the entry.
+                        self.repeat_last_usage().await;
+                    }
+                    return None;
+                }
+                Verdict::HandOver { run, ended } => {
+                    self.history = ended.history;
+                    self.repeat_last_usage().await;
+                    return Some(self.hand_over(run, &ended.next).await);
+                }
+                Verdict::AskOwner { sequence, started } => {
+                    match self.wait_for_owner(sequence, &started).await {
+                        Waited::Changed(now_last) => last = now_last,
+                        Waited::Lost => {
+                            self.record_lost(sequence, started).await;
+                            return None;
+                        }
+                        Waited::Stopped => return Some(Fate::HandBack(Duration::ZERO)),
+                        Waited::Failed(error) => return Some(self.rest(&error)),
+                    }
+                }
+                Verdict::Finish { mine } => return Some(self.finish_again(mine).await),
+                Verdict::Copy => return Some(self.drop_copy().await),
+                Verdict::Conflict => {
+                    self.report_conflict().await;
+                    return Some(Fate::Ack);
+                }
+            }
+        }
+    }
+
+    /// The worker of an attempt is gone: its cost is recorded as an estimate, then the next one is claimed.
+    async fn record_lost(&mut self, sequence: Sequence, started: Started) {
+        let attempt = answer::lost(&started);
+        telemetry::count_lost_attempt(&attempt.provider);
+        let event = LifecycleEvent {
+            attempt: attempt.number,
+            provider: Some(attempt.provider.clone()),
+            model: Some(attempt.model.clone()),
+            code: attempt.code,
+            ..self.event(Kind::Lost, "the worker of the call was lost")
+        };
+        self.history = started.history;
+        self.history.push(attempt);
+        self.expected = sequence;
+        self.repeat_last_usage().await;
+        self.publish_event(&event).await;
+    }
+
+    /// The configuration no longer has the target: the next one, or the end.
+    async fn skip_target(&mut self) -> Option<Fate> {
+        let target = self.job.target + 1;
+        if target < self.job.targets.len() {
+            let next = Next::Fallback { target };
+            return match self.write_ended(self.expected, &next).await {
+                Ok(Fenced::Written(run)) => Some(self.hand_over(run, &next).await),
+                Ok(Fenced::Refused(last)) => self.judge(last).await,
+                Err(error) => Some(self.rest(&error)),
+            };
+        }
+        let message = "no target of the model is configured any more";
+        let problem = Problem::at(ErrorCode::UnknownModel, "body.model", message);
+        self.end_unpaid(End::Unpaid(tollgate_protocol::response::Status::Failed, problem)).await
+    }
+
+    pub(super) async fn write_ended(&self, expected: Sequence, next: &Next) -> Result<Fenced, PublishError> {
+        let ended = Ended {
+            attempt: self.history.last().map_or(0, |attempt| attempt.number),
+            from: self.hand.from.clone(),
+            digest: self.job.digest,
+            deadline: self.job.deadline,
+            next: next.clone(),
+            history: self.history.clone(),
+        };
+        self.write(&Entry::Ended(ended), expected, Patience::PAID).await
+    }
+
+    async fn write_run(&self, entry: &Entry, patience: Patience) -> Result<Fenced, PublishError> {
+        self.write(entry, self.expected, patience).await
+    }
+
+    async fn write(
+        &self,
+        entry: &Entry,
+        expected: Sequence,
+        patience: Patience,
+    ) -> Result<Fenced, PublishError> {
+        let payload = serde_json::to_vec(entry)
+            .map_err(|error| PublishError::Refused { code: 0, description: error.to_string() })?;
+        let write = Write {
+            identity: &self.job.identity,
+            subject: self.context.bus.subjects().run(&self.job.identity),
+            headers: async_nats::HeaderMap::new(),
+            ttl_seconds: self.context.settings.retention.run_seconds(self.job.deadline, tollgate_bus::now()),
+            payload: payload.into(),
+            expected,
+        };
+        self.context.bus.write_record(write, patience).await
+    }
+
+    /// The store did not take a write. The message comes again.
+    pub(super) fn rest(&self, error: &PublishError) -> Fate {
+        tracing::warn!(%error, request = %self.job.identity, "the record cannot be written, the message will come again");
+        Fate::HandBack(REST)
+    }
+
+    pub(super) fn event(&self, kind: Kind, message: &str) -> LifecycleEvent {
+        LifecycleEvent::about(&self.job.identity, kind, tollgate_bus::now(), message)
+    }
+
+    pub(super) async fn publish_event(&self, event: &LifecycleEvent) {
+        let id = format!("{}.{}.{}", self.job.identity, event.attempt, event.kind.as_str());
+        self.context.bus.publish_event(event, SOURCE, &id).await;
+    }
+}

@@ -1,0 +1,211 @@
+//! The one runner: pull, claim, heartbeat, call, answer, usage, reply; the acknowledgement last.
+
+mod call;
+mod finish;
+mod job;
+mod registry;
+mod waiting;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tollgate_bus::heartbeat::Heartbeats;
+use tollgate_bus::{Bus, topology};
+use tollgate_policy::retention::Retention;
+use tollgate_protocol::Price;
+use tollgate_telemetry::{self as telemetry, Role};
+
+use crate::codec::Codec;
+use crate::http::Endpoint;
+use registry::Registry;
+
+/// Source of this role's events.
+const SOURCE: &str = "tollgate/worker";
+
+/// What a worker needs to know.
+#[derive(Clone)]
+pub struct Settings {
+    /// The providers it works for.
+    pub providers: Vec<Provider>,
+    /// How long a message may be silent before the server gives it to somebody else.
+    pub ack_wait: Duration,
+    /// How long an owner may be silent before its attempt is lost.
+    pub lease: Duration,
+    /// How long to finish what is in hand after being told to stop.
+    pub drain: Duration,
+    /// How long records and responses are kept.
+    pub retention: Retention,
+}
+
+/// One provider.
+#[derive(Clone)]
+pub struct Provider {
+    /// Its name in the configuration.
+    pub name: String,
+    /// How it is spoken to.
+    pub codec: Arc<dyn Codec>,
+    /// Where it is.
+    pub base_url: String,
+    /// Its credentials.
+    pub api_key: Option<String>,
+    /// Calls at once, over all workers.
+    pub max_in_flight: u32,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Longest call.
+    pub total_timeout: Duration,
+    /// Its models and their prices.
+    pub prices: BTreeMap<String, Price>,
+}
+
+/// Why a worker cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A provider cannot be called with these settings.
+    #[error("provider {provider}: {reason}")]
+    Provider {
+        /// Its name.
+        provider: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// One provider's part of the worker.
+struct Shop {
+    name: String,
+    codec: Arc<dyn Codec>,
+    endpoint: Endpoint,
+    prices: BTreeMap<String, Price>,
+}
+
+/// What every task of the worker shares.
+struct Context {
+    bus: Bus,
+    owner: String,
+    settings: Settings,
+    registry: Registry,
+    stop: CancellationToken,
+}
+
+/// Works until `stop`, then finishes what is in hand, within the drain limit. The topology must be there.
+pub async fn run(
+    bus: Bus,
+    settings: Settings,
+    ready: impl FnOnce() + Send,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let drain = settings.drain;
+    let heartbeats = Heartbeats::default();
+    // New for each start: a process that was killed has nothing in its hands any more.
+    let owner = uuid::Uuid::now_v7().simple().to_string();
+    let context = Arc::new(Context {
+        bus: bus.clone(),
+        owner: owner.clone(),
+        settings,
+        registry: Registry::default(),
+        stop,
+    });
+    let (tasks, shops, jobs) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+    // Heartbeats and answers about attempts go on while jobs are finished.
+    let drained = CancellationToken::new();
+
+    tasks.spawn({
+        let (context, drained) = (Arc::clone(&context), drained.clone());
+        async move {
+            let registry = context.registry.clone();
+            context.bus.serve_owner(&context.owner, drained, |question| registry.holds(question)).await;
+        }
+    });
+    tasks.spawn({
+        let (heartbeats, client, ack_wait) =
+            (heartbeats.clone(), bus.client().clone(), context.settings.ack_wait);
+        let drained = drained.clone();
+        async move { heartbeats.run(client, ack_wait, drained).await }
+    });
+    for provider in context.settings.providers.clone() {
+        let endpoint = Endpoint::new(
+            &provider.base_url,
+            provider.api_key.as_deref(),
+            provider.connect_timeout,
+            provider.total_timeout,
+        )
+        .map_err(|reason| Error::Provider { provider: provider.name.clone(), reason })?;
+        let shop = Arc::new(Shop {
+            name: provider.name.clone(),
+            codec: Arc::clone(&provider.codec),
+            endpoint,
+            prices: provider.prices.clone(),
+        });
+        shops.spawn(serve(
+            Arc::clone(&context),
+            shop,
+            provider.max_in_flight,
+            heartbeats.clone(),
+            jobs.clone(),
+        ));
+    }
+    ready();
+    tracing::info!(owner, "worker is ready");
+
+    context.stop.cancelled().await;
+    // What was pulled and not begun is handed back by its job.
+    shops.close();
+    shops.wait().await;
+    jobs.close();
+    if tokio::time::timeout(drain, jobs.wait()).await.is_err() {
+        tracing::warn!(left = jobs.len(), "drain limit reached; what is left will be delivered again");
+    }
+    drained.cancel();
+    tasks.close();
+    tasks.wait().await;
+    if let Err(error) = bus.client().flush().await {
+        tracing::debug!(%error, "last flush failed");
+    }
+    Ok(())
+}
+
+/// Pulls the work of one provider, and has it done.
+async fn serve(
+    context: Arc<Context>,
+    shop: Arc<Shop>,
+    max_in_flight: u32,
+    heartbeats: Heartbeats,
+    jobs: TaskTracker,
+) {
+    let bus = context.bus.clone();
+    let from =
+        topology::dispatch_consumer(bus.subjects(), &shop.name, max_in_flight, context.settings.ack_wait);
+    let places = Arc::new(Semaphore::new(max_in_flight as usize));
+    let (sender, mut messages) = mpsc::channel(64);
+    let pulling =
+        bus.pull(from, places, max_in_flight as usize, heartbeats.clone(), sender, context.stop.clone());
+    let working = async {
+        while let Some(message) = messages.recv().await {
+            if message.redelivered {
+                telemetry::count_redelivery(Role::Worker);
+            }
+            let (context, shop) = (Arc::clone(&context), Arc::clone(&shop));
+            jobs.spawn(async move {
+                let _in_hand = telemetry::in_hand(Role::Worker);
+                job::work(&context, &shop, message).await;
+                context.free(&shop.name).await;
+            });
+        }
+    };
+    tokio::join!(pulling, working);
+}
+
+impl Context {
+    /// Tells routers that a place became free.
+    async fn free(&self, provider: &str) {
+        let subject = self.bus.subjects().free(provider);
+        if let Err(error) = self.bus.client().publish(subject, bytes::Bytes::new()).await {
+            tracing::debug!(%error, "a free place was not announced");
+        }
+    }
+}

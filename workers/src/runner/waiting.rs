@@ -1,0 +1,151 @@
+//! Messages that are not this worker's to go on with: waiting for an owner, handing over, copies.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tollgate_bus::owner::{Answer, Question};
+use tollgate_bus::publish::PublishError;
+use tollgate_bus::retry::Patience;
+use tollgate_policy::answer;
+use tollgate_policy::claim::{OwnerVerdict, Said, owner_rule};
+use tollgate_protocol::event::Kind;
+use tollgate_protocol::job::Job;
+use tollgate_protocol::record::{Last, Next, Started};
+use tollgate_protocol::{ErrorCode, Problem, Sequence};
+use tollgate_telemetry as telemetry;
+
+use super::job::{Fate, Work};
+
+/// How waiting for an owner ended.
+pub(super) enum Waited {
+    /// The record has another last entry.
+    Changed(Last),
+    /// The attempt is lost.
+    Lost,
+    /// This process is to stop.
+    Stopped,
+    /// The store does not answer.
+    Failed(PublishError),
+}
+
+impl Work<'_> {
+    pub(super) fn question(&self, attempt: u32) -> Question {
+        Question { identity: self.job.identity.clone(), attempt }
+    }
+
+    /// Keeps the message, with heartbeats, until the owner of its attempt answered the request, says that
+    /// it has not got it, or was silent for a whole lease.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "silence is measured by a monotonic clock, here where it is heard"
+    )]
+    pub(super) async fn wait_for_owner(&self, sequence: Sequence, started: &Started) -> Waited {
+        let lease = self.context.settings.lease;
+        let pause = (lease / 20).clamp(Duration::from_millis(50), Duration::from_secs(1));
+        let question = self.question(started.attempt);
+        let mut heard = Instant::now();
+        let mut disconnections = self.context.bus.connection().health().disconnections;
+        loop {
+            let answer = if started.owner == self.context.owner {
+                let holds = self.context.registry.holds(&question);
+                Some(if holds { Answer::Holding } else { Answer::NotMine })
+            } else {
+                self.context.bus.ask_owner(&started.owner, &question).await
+            };
+            // Silence counts only while this side could have heard.
+            let health = self.context.bus.connection().health();
+            if answer.is_some() || !health.connected || health.disconnections != disconnections {
+                (heard, disconnections) = (Instant::now(), health.disconnections);
+            }
+            let said = match answer {
+                Some(Answer::Holding) => Said::Holding,
+                Some(Answer::NotMine) => Said::NotMine,
+                None => {
+                    Said::Silent { for_ms: u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX) }
+                }
+            };
+            // Asked first, read after: an owner that has just ended its attempt has written so before it let go.
+            match self.context.bus.last_record(&self.job.identity, Patience::NORMAL).await {
+                Ok(Last::Started { sequence: last, .. }) if last == sequence => {}
+                Ok(last) => return Waited::Changed(last),
+                Err(error) => return Waited::Failed(error),
+            }
+            let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+            if owner_rule(said, lease_ms) == OwnerVerdict::Lost {
+                return Waited::Lost;
+            }
+            tokio::select! {
+                () = self.context.stop.cancelled() => return Waited::Stopped,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Does what the record says comes next. May be done twice: the record lets one of the copies go on.
+    pub(super) async fn hand_over(&self, run: Sequence, next: &Next) -> Fate {
+        let target = match next {
+            Next::Retry { delay_ms } => return Fate::HandBack(Duration::from_millis(*delay_ms)),
+            Next::Fallback { target } => *target,
+        };
+        let job = Job { run, target, history: self.history.clone(), ..self.job.clone() };
+        let Some(to) = job.current_target() else {
+            tracing::error!(request = %job.identity, "a hand-over names a target that is not there");
+            return Fate::Ack;
+        };
+        let payload = match job.encode() {
+            Ok(payload) => payload,
+            Err(error) => {
+                tracing::error!(%error, request = %job.identity, "a request cannot be encoded");
+                return Fate::HandBack(Duration::from_secs(1));
+            }
+        };
+        let subjects = self.context.bus.subjects();
+        let subject = subjects.dispatch(&to.provider, job.priority);
+        let id = format!("{}/{}", job.identity, self.hand.from);
+        let publish = |subject: String, patience| {
+            let (id, payload) = (id.clone(), payload.clone());
+            async move {
+                let headers = async_nats::HeaderMap::new();
+                self.context.bus.publish(&subject, headers, Some(&id), payload, patience).await
+            }
+        };
+        let handed = match publish(subject, Patience(Duration::from_secs(2))).await {
+            Ok(published) => Ok(published),
+            // A worker never waits on a full subject while it holds a place: the routers find one.
+            Err(error) => {
+                tracing::debug!(%error, provider = to.provider, "the next target takes nothing now, back to the routers");
+                publish(subjects.retry_due(job.priority, &job.identity.team), Patience::NORMAL).await
+            }
+        };
+        match handed {
+            Ok(_) => Fate::Ack,
+            Err(error) => self.rest(&error),
+        }
+    }
+
+    /// Another message of the same request goes on. If somebody waits for a reply to this one, the routers
+    /// look again later whether there is an answer.
+    pub(super) async fn drop_copy(&self) -> Fate {
+        if self.job.reply_to.is_none() {
+            return Fate::Ack;
+        }
+        let now = tollgate_bus::now();
+        match self.context.bus.look_again(&self.job, &self.hand.from, now).await {
+            Ok(()) => Fate::Ack,
+            Err(error) => self.rest(&error),
+        }
+    }
+
+    /// The identity was used before, for another body.
+    pub(super) async fn report_conflict(&self) {
+        telemetry::count_duplicate();
+        let message = "this identity was used before for another body; this one was not run";
+        self.publish_event(&self.event(Kind::DuplicateId, message)).await;
+        if let Some(inbox) = &self.job.reply_to {
+            let problem = Problem::at(ErrorCode::DuplicateId, "id", message);
+            let end = answer::End::Unpaid(tollgate_protocol::response::Status::Rejected, problem);
+            let response = answer::response(&self.job, &[], end, tollgate_bus::now());
+            self.context.bus.reply_with(inbox, &response, self.job.bare, self.job.encoding).await;
+        }
+    }
+}
