@@ -1,0 +1,129 @@
+//! The `usage.query` endpoint of the control plane, a NATS micro service.
+
+use std::sync::Arc;
+
+use async_nats::HeaderMap;
+use async_nats::service::endpoint::Endpoint;
+use async_nats::service::{Request, Service, ServiceExt};
+use futures_util::StreamExt;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tollgate_bus::{Bus, event, headers};
+use tollgate_protocol::{ErrorCode, Problem, header};
+
+use super::in_background;
+use crate::query::{self, Answer, AsOf};
+use crate::{Error, Ledger};
+
+/// The service's name; other parts add their endpoints to services of the same name.
+const NAME: &str = "tollgate-ctl";
+/// Queries that are worked on at a time; each reads the store and holds up the fold.
+const QUERIES_MAX: usize = 2;
+/// What an answer leaves of the server's largest message for subject and headers, in bytes.
+const HEADROOM: usize = 64 * 1024;
+
+/// The endpoint, listening.
+pub(super) struct Queries {
+    bus: Bus,
+    ledger: Arc<Ledger>,
+    service: Service,
+    endpoint: Endpoint,
+}
+
+impl Queries {
+    /// Starts listening.
+    pub(super) async fn start(bus: &Bus, ledger: &Arc<Ledger>) -> Result<Self, Error> {
+        let subject = bus.subjects().control("usage", "query");
+        let failed =
+            |error: async_nats::Error| Error::Service { subject: subject.clone(), reason: error.to_string() };
+        let builder = bus.client().service_builder().description("Tollgate's control plane: usage");
+        let service = builder.start(NAME, env!("CARGO_PKG_VERSION")).await.map_err(failed)?;
+        let endpoint = service.endpoint_builder().name("usage-query").add(&subject).await.map_err(failed)?;
+        Ok(Self { bus: bus.clone(), ledger: Arc::clone(ledger), service, endpoint })
+    }
+
+    /// Answers until `stop`, and returns when every query in hand is answered.
+    pub(super) async fn answer(mut self, stop: &CancellationToken) {
+        let places = Arc::new(Semaphore::new(QUERIES_MAX));
+        let tasks = TaskTracker::new();
+        loop {
+            let place = Arc::clone(&places).acquire_owned();
+            let next = tokio::select! {
+                () = stop.cancelled() => break,
+                next = async { (place.await, self.endpoint.next().await) } => next,
+            };
+            let (Ok(place), Some(request)) = next else {
+                tracing::error!("queries are no longer received");
+                break;
+            };
+            let (bus, ledger) = (self.bus.clone(), Arc::clone(&self.ledger));
+            tasks.spawn(async move {
+                respond(&bus, &ledger, &request).await;
+                drop(place);
+            });
+        }
+        tasks.close();
+        tasks.wait().await;
+        if let Err(error) = self.service.stop().await {
+            tracing::debug!(%error, "the query service was not stopped cleanly");
+        }
+    }
+}
+
+async fn respond(bus: &Bus, ledger: &Arc<Ledger>, request: &Request) {
+    let (headers, payload) = match answer(bus, ledger, request.message.payload.clone()).await {
+        Ok(json) => (HeaderMap::new(), json),
+        Err(problem) => refusal(&problem),
+    };
+    if let Err(error) = request.respond_with_headers(Ok(payload.into()), headers).await {
+        tracing::debug!(%error, "the answer to a query was not sent");
+    }
+}
+
+async fn answer(bus: &Bus, ledger: &Arc<Ledger>, payload: bytes::Bytes) -> Result<Vec<u8>, Problem> {
+    let internal = |error: &dyn std::fmt::Display| {
+        tracing::error!(%error, "a query failed");
+        Problem::new(ErrorCode::Internal, "the ledger failed to answer; its log says why")
+    };
+    let (request, query) = query::parse(&payload)?;
+    let last = last_sequence(bus).await;
+    let ledger = Arc::clone(ledger);
+    let size_max = bus.connection().max_payload().saturating_sub(HEADROOM);
+    let encoded = in_background(move || {
+        let (sums, state) = ledger.query(&query)?;
+        let as_of = AsOf {
+            sequence: state.cursor,
+            // The fold may have passed what the server said before the query began.
+            stream_last_sequence: last.map(|last| last.max(state.cursor)),
+            lag: last.map(|last| last.saturating_sub(state.cursor)),
+            skipped: state.skipped,
+            missing: state.missing,
+        };
+        Ok(Answer::new(&request, &query, sums, as_of).encode(size_max))
+    });
+    match encoded.await {
+        Ok(Ok(Some(json))) => Ok(json),
+        Ok(Ok(None)) => {
+            Err(Problem::new(ErrorCode::ResponseTooLarge, "the server's max_payload is too small"))
+        }
+        Ok(Err(error)) => Err(internal(&error)),
+        Err(error) => Err(internal(&error)),
+    }
+}
+
+async fn last_sequence(bus: &Bus) -> Option<u64> {
+    let name = bus.subjects().stream(event::USAGE);
+    let stream = bus.jetstream().get_stream(name).await.ok()?;
+    Some(stream.cached_info().state.last_sequence)
+}
+
+/// A problem as body and as the headers that NATS services use.
+fn refusal(problem: &Problem) -> (HeaderMap, Vec<u8>) {
+    let code = problem.http_status.to_string();
+    let headers = headers::headers([
+        (header::SERVICE_ERROR, problem.code.as_str()),
+        (header::SERVICE_ERROR_CODE, code.as_str()),
+    ]);
+    (headers, serde_json::json!({ "error": problem }).to_string().into_bytes())
+}
