@@ -32,8 +32,8 @@ fn is_name(text: &str, length_max: usize) -> bool {
 
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+        $(#[$doc])*
         #[serde(transparent)]
         pub struct $name(String);
 
@@ -59,15 +59,19 @@ macro_rules! name {
 }
 
 name! {
-    /// A team, as the second token of a request's subject.
+    /// A team, as the second token of a request's subject. Only a rejection of a request to a badly named
+    /// team has another one than 1 to 64 characters of `A-Z a-z 0-9 _ -`.
+    #[schemars(extend("pattern" = r"^[^.*>\s]{1,128}$"))]
     Team
 }
 name! {
-    /// What a client groups its requests by; one batch, one process.
+    /// What a client groups its requests by; one batch, one process. `_` if the request named none.
+    #[schemars(extend("pattern" = "^[A-Za-z0-9_-]{1,64}$"))]
     Group
 }
 name! {
-    /// The id of a request inside its team and group.
+    /// The id of a request inside its team and group; `seq-<stream sequence>` if it named none.
+    #[schemars(extend("pattern" = "^[A-Za-z0-9_-]{1,128}$"))]
     RequestId
 }
 

@@ -12,6 +12,19 @@ pub const TAG_NAME_LENGTH_MAX: usize = 64;
 /// Longest value of `project`, `user`, `task` and of a tag, in bytes.
 pub const TEXT_LENGTH_MAX: usize = 256;
 
+/// The pattern of a text without control characters.
+pub(crate) const PRINTABLE: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
+
+pub(crate) fn tags_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": ["object", "null"],
+        "maxProperties": TAGS_MAX,
+        "propertyNames": {"minLength": 1, "maxLength": TAG_NAME_LENGTH_MAX, "pattern": PRINTABLE},
+        "additionalProperties":
+            {"type": "string", "minLength": 1, "maxLength": TEXT_LENGTH_MAX, "pattern": PRINTABLE},
+    })
+}
+
 /// Labels that follow a request into its usage events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Meta {

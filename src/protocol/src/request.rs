@@ -13,6 +13,7 @@ mod deadline;
 mod decode;
 mod fields;
 mod options;
+mod schema;
 
 pub use body::BodyFacts;
 pub use decode::{Delivered, decode};
@@ -98,57 +99,69 @@ pub enum OnLimit {
     Reject,
 }
 
-/// Request v1, as a client writes it. The broker reads it field by field instead (see [`decode`]), to name
-/// the field that is wrong.
+/// Request v1, as a client writes it. A field of `null` is absent.
+// The broker itself reads field by field, in `decode`, to name the field that is wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("allOf" = schema::rules_of_requests()))]
 pub struct RequestEnvelope {
     /// UUIDv7 recommended; absent → `seq-<stream sequence>`. 1 to 128 characters of `A-Z a-z 0-9 _ -`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_-]{1,128}$"), extend("not" = schema::reserved_ids()))]
     pub id: Option<String>,
     /// 1 to 64 characters of `A-Z a-z 0-9 _ -`; absent → `_`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_-]{1,64}$"), extend("not" = schema::reserved_groups()))]
     pub group: Option<String>,
     /// `chat.completions` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<Endpoint>,
     /// The endpoint's own JSON, at most 4 MiB. Unknown fields reach the provider unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::body")]
     pub body: Option<JsonText>,
     /// The project that pays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$"))]
     pub project: Option<String>,
     /// The person or service behind the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$"))]
     pub user: Option<String>,
     /// What the request is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$"))]
     pub task: Option<String>,
     /// At most 16 labels; `application` and `use_case` have meaning in reports.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "crate::meta::tags_schema")]
     pub tags: BTreeMap<String, String>,
     /// When the request must be over (RFC 3339), at most 7 days ahead. Not together with `ttl_ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
     /// Milliseconds from acceptance to the deadline, at most 7 days. Not together with `deadline`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 604800000))]
     pub ttl_ms: Option<u64>,
     /// Not served yet: rejected as `unsupported_feature`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// An inbox (`_INBOX…`) that gets the answer as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), regex(pattern = r"^_INBOX(_[!-)+-\-/-=?-~]*)?(\.[!-)+-\-/-=?-~]+)+$"))]
     pub reply_to: Option<String>,
     /// Not served yet: rejected as `unsupported_feature`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback: Option<String>,
     /// At most 8 models to try after the one of the body.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::fallbacks")]
     pub fallbacks: Vec<String>,
     /// Not served yet: anything but `false` is rejected as `unsupported_feature`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<bool>,
     /// Not served yet: rejected as `unsupported_feature`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[0-9]+(\.[0-9]{1,9}0*)?$"))]
     pub max_cost_usd: Option<String>,
     /// What to do when a limit is reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -95,6 +95,11 @@ pub struct Timing {
 
 /// Response v1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend(
+    "if" = serde_json::json!({"properties": {"status": {"const": "succeeded"}}}),
+    "then" = serde_json::json!({"required": ["body"], "properties": {"error": {"type": "null"}}}),
+    "else" = serde_json::json!({"required": ["error"], "properties": {"body": {"type": "null"}}}),
+))]
 pub struct Response {
     /// The id of the request.
     pub id: RequestId,

@@ -22,3 +22,6 @@ fn schema<T: schemars::JsonSchema>(title: &str) -> serde_json::Value {
     schema.insert("title".into(), title.into());
     schema.to_value()
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use crate::usage::UsageEvent;
 use crate::*;
 
 mod any;
-mod samples;
+pub(crate) mod samples;
 mod snapshots;
 
 proptest! {

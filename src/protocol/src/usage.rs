@@ -41,6 +41,16 @@ impl Kind {
 /// Rule for sums: count each `ce-id` once, an `attempt` beats a `lost`; corrections have ids of their own,
 /// are signed and name what they correct.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("allOf" = serde_json::json!([
+    {"$comment": "a correction names what it corrects",
+        "if": {"properties": {"kind": {"const": "correction"}}}, "then": {"required": ["corrects"]}},
+    {"$comment": "an event without a call ends its request",
+        "if": {"properties": {"kind": {"const": "unpaid"}}},
+        "then": {"required": ["status"], "properties": {"attempt": {"const": 0}, "final": {"const": true}}}},
+    {"$comment": "a call has a number, a provider and a model",
+        "if": {"properties": {"kind": {"enum": ["attempt", "lost"]}}},
+        "then": {"required": ["provider", "model", "outcome"], "properties": {"attempt": {"minimum": 1}}}},
+])))]
 pub struct UsageEvent {
     /// What it stands for.
     pub kind: Kind,

@@ -10,7 +10,7 @@ fn at(time: &str) -> Timestamp {
     format!("2026-03-01T{time}Z").parse().unwrap()
 }
 
-pub(super) fn identity() -> Identity {
+pub(crate) fn identity() -> Identity {
     Identity::from_tokens("research.batch-1.019ca8f2-0000-7000-8000-000000000001").unwrap()
 }
 
@@ -53,7 +53,7 @@ fn call(number: u32, outcome: Outcome, code: Option<ErrorCode>) -> Attempt {
 }
 
 /// One response of each status.
-pub(super) fn responses() -> Vec<(&'static str, Response)> {
+pub(crate) fn responses() -> Vec<(&'static str, Response)> {
     let Identity { team, group, id } = identity();
     let ended = |status, code: ErrorCode, text: &str, attempts: Vec<Attempt>| {
         let error = Problem::new(code, text);
@@ -112,7 +112,7 @@ pub(super) fn responses() -> Vec<(&'static str, Response)> {
 }
 
 /// One usage event of each kind.
-pub(super) fn usage_events() -> Vec<(&'static str, UsageEvent)> {
+pub(crate) fn usage_events() -> Vec<(&'static str, UsageEvent)> {
     let (identity, meta) = (identity(), meta());
     let subject = usage::Subject {
         identity: &identity,
@@ -146,7 +146,7 @@ pub(super) fn usage_events() -> Vec<(&'static str, UsageEvent)> {
 }
 
 /// A lifecycle event with everything it may have.
-pub(super) fn event() -> LifecycleEvent {
+pub(crate) fn event() -> LifecycleEvent {
     LifecycleEvent {
         attempt: 1,
         provider: Some("openai".into()),
