@@ -1,16 +1,16 @@
 //! Writing a terminal response: the one write that ends a request.
 
 use bytes::Bytes;
-use tollgate_protocol::header::{self, ascii_json};
+use tollgate_protocol::header::{self, Headers, ascii_json};
 use tollgate_protocol::record::{Answered, Source};
 use tollgate_protocol::response::Response;
 use tollgate_protocol::usage::UsageEvent;
-use tollgate_protocol::{Digest, Encoding, Sequence, reply};
+use tollgate_protocol::{Digest, Encoding, Identity, Sequence, reply};
 
 use crate::publish::PublishError;
 use crate::record::{Fenced, Write};
 use crate::retry::Patience;
-use crate::{Bus, headers};
+use crate::{Bus, HeaderView, headers};
 
 /// Room for headers beside the payload of a response.
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
@@ -77,6 +77,15 @@ impl Bus {
             expected: ending.expected,
         };
         self.write_record(write, patience).await
+    }
+
+    /// The stored response of a request, read, with the encoding it is stored in.
+    pub async fn response_of(&self, identity: &Identity) -> Result<Option<(Response, Encoding)>, PublishError> {
+        let Some(stored) = self.stored_response(identity).await? else { return Ok(None) };
+        let view = HeaderView(Some(&stored.headers));
+        let encoding = view.get(header::CONTENT_TYPE).and_then(Encoding::from_content_type).unwrap_or_default();
+        let response = encoded(encoding.decode(&stored.payload))?;
+        Ok(Some((response, encoding)))
     }
 
     /// Sends a response to an inbox that waits for it.

@@ -131,5 +131,36 @@ pub fn superseded(last: &Last) -> Superseded {
     }
 }
 
+/// What to do with a message that comes back to a router from the retry stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// It is the one that goes on: to a worker with it.
+    Dispatch,
+    /// It is answered: reply.
+    Reply,
+    /// Another message of the same request goes on: look again later, if somebody waits for a reply.
+    Copy,
+    /// The identity belongs to another body.
+    Conflict,
+}
+
+/// Judges a due message: its response is looked for first, so that a repeat of an answered request never
+/// waits for a place.
+pub fn due(digest: &Digest, run: Sequence, last: &Last) -> Due {
+    let (sequence, owned) = match last {
+        Last::None => return Due::Dispatch,
+        Last::Answered { answered, .. } => {
+            return if answered.digest == *digest { Due::Reply } else { Due::Conflict };
+        }
+        Last::Started { sequence, started } => (*sequence, started.digest == *digest),
+        Last::Ended { sequence, ended } => (*sequence, ended.digest == *digest),
+    };
+    match (owned, sequence == run) {
+        (false, _) => Due::Conflict,
+        (true, true) => Due::Dispatch,
+        (true, false) => Due::Copy,
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -10,11 +10,10 @@ use tollgate_policy::answer::{self, End};
 use tollgate_policy::claim::{Superseded, superseded};
 use tollgate_policy::failure::{self, Situation};
 use tollgate_protocol::event::Kind;
-use tollgate_protocol::header::{self, Headers};
 use tollgate_protocol::record::{Last, Next};
 use tollgate_protocol::response::{Outcome, Response, Status};
 use tollgate_protocol::usage::millis_between;
-use tollgate_protocol::{Encoding, ErrorCode, Problem, Sequence};
+use tollgate_protocol::{ErrorCode, Problem, Sequence};
 use tollgate_telemetry as telemetry;
 
 use super::SOURCE;
@@ -208,20 +207,10 @@ impl Work<'_> {
         if mine.is_none() && self.job.reply_to.is_none() {
             return Fate::Ack;
         }
-        let stored = match self.context.bus.stored_response(&self.job.identity).await {
-            Ok(Some(stored)) => stored,
+        let (response, encoding) = match self.context.bus.response_of(&self.job.identity).await {
+            Ok(Some(found)) => found,
             Ok(None) => return Fate::Ack,
             Err(error) => return self.rest(&error),
-        };
-        let view = tollgate_bus::HeaderView(Some(&stored.headers));
-        let encoding =
-            view.get(header::CONTENT_TYPE).and_then(Encoding::from_content_type).unwrap_or_default();
-        let response: Response = match encoding.decode(&stored.payload) {
-            Ok(response) => response,
-            Err(error) => {
-                tracing::error!(%error, request = %self.job.identity, "a stored response cannot be read");
-                return Fate::Ack;
-            }
         };
         if let Some(attempt) = mine {
             self.history = response.attempts.clone();

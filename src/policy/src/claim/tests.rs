@@ -128,3 +128,20 @@ fn a_superseded_worker_never_takes_the_message_from_its_successor() {
     assert_eq!(superseded(&started(MINE, b"mine")), Superseded::TakenOver);
     assert_eq!(superseded(&ended(MINE, b"mine", Next::Retry { delay_ms: 1 })), Superseded::TakenOver);
 }
+
+#[test]
+fn a_due_message_goes_on_only_if_the_record_waits_for_it() {
+    let digest = Digest::of(b"mine");
+    for (last, run, expected) in [
+        (Last::None, 0, Due::Dispatch),
+        (answered(OTHER, b"mine"), 0, Due::Reply),
+        (answered(OTHER, b"theirs"), 0, Due::Conflict),
+        (started(OTHER, b"mine"), 0, Due::Copy),
+        (started(OTHER, b"mine"), 40, Due::Dispatch),
+        (started(OTHER, b"theirs"), 40, Due::Conflict),
+        (ended(OTHER, b"mine", Next::Fallback { target: 1 }), 41, Due::Dispatch),
+        (ended(OTHER, b"mine", Next::Fallback { target: 1 }), 12, Due::Copy),
+    ] {
+        assert_eq!(due(&digest, run, &last), expected, "{last:?} {run}");
+    }
+}

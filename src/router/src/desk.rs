@@ -1,0 +1,254 @@
+//! The router's one loop: what comes in is ordered, what may go goes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tollgate_bus::heartbeat::Heartbeats;
+use tollgate_bus::pull::Held;
+use tollgate_bus::topology;
+use tollgate_policy::answer::End;
+use tollgate_policy::order::Queue;
+use tollgate_protocol::Priority;
+use tollgate_protocol::job::Job;
+use tollgate_telemetry::{self as telemetry, Role};
+
+use crate::Context;
+use crate::dispatch::{Dispatched, dispatch};
+use crate::gates::{Gates, Seen};
+use crate::intake::{self, Item, NotTaken};
+
+/// Dispatches in flight, over all providers.
+const IN_FLIGHT_MAX: usize = 512;
+/// Messages taken in before dispatching again, so that neither waits for the other.
+const INTAKE_MAX: usize = 64;
+
+/// What a task of the desk came to.
+enum Done {
+    /// A dispatch ended.
+    Dispatched(Dispatched),
+    /// A due message is to be ordered.
+    Due(Box<(Held, Job)>),
+}
+
+/// The state of the loop.
+pub(crate) struct Desk {
+    context: Arc<Context>,
+    heartbeats: Heartbeats,
+    queue: Queue<Box<Item>>,
+    gates: Gates,
+    in_flight: usize,
+    tasks: TaskTracker,
+    done_sender: mpsc::UnboundedSender<Done>,
+    done: mpsc::UnboundedReceiver<Done>,
+}
+
+impl Desk {
+    pub(crate) fn new(context: Arc<Context>, heartbeats: Heartbeats) -> Self {
+        // Not bounded by itself, but by what produces it: one entry per message in hand.
+        let (done_sender, done) = mpsc::unbounded_channel();
+        let queue = Queue::new(context.settings.shares);
+        let tasks = TaskTracker::new();
+        Self { context, heartbeats, queue, gates: Gates::default(), in_flight: 0, tasks, done_sender, done }
+    }
+
+    /// Serves until `stop`, then hands back what waits and finishes what is under way.
+    pub(crate) async fn serve(
+        mut self,
+        mut messages: mpsc::Receiver<Held>,
+        mut frees: async_nats::Subscriber,
+        stop: &CancellationToken,
+        drain: Duration,
+    ) {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(INTAKE_MAX);
+        loop {
+            let reopen = self.dispatch_open();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                count = messages.recv_many(&mut batch, INTAKE_MAX) => {
+                    if count == 0 {
+                        break;
+                    }
+                    for message in batch.drain(..) {
+                        self.take_in(message);
+                    }
+                }
+                Some(done) = self.done.recv() => self.note(done),
+                Some(message) = frees.next() => self.freed(message.subject.as_str()),
+                () = tokio::time::sleep_until(reopen.unwrap_or_else(far)), if reopen.is_some() => {}
+                _ = seconds.tick() => self.each_second(),
+            }
+        }
+        self.close(messages, drain).await;
+    }
+
+    /// Dispatches everything that may go now; says when a closed gate is to be tried again.
+    fn dispatch_open(&mut self) -> Option<Instant> {
+        let reopen = self.gates.reopen(now());
+        while self.in_flight < IN_FLIGHT_MAX {
+            let gates = &self.gates;
+            let Some((_, item)) = self.queue.pop(|priority, provider| gates.is_open(provider, priority))
+            else {
+                break;
+            };
+            if item.deadline <= tollgate_bus::now() {
+                self.expire(item);
+                continue;
+            }
+            self.gates.sent(&item.place.gate, item.place.priority);
+            self.in_flight += 1;
+            let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
+            self.tasks.spawn(async move {
+                let dispatched = dispatch(&context, item).await;
+                // The desk outlives its tasks; if it does not, the message comes again.
+                let _ = done.send(Done::Dispatched(dispatched));
+            });
+        }
+        // With nothing to send there is nothing to wake up for.
+        reopen.filter(|_| !self.queue.is_empty())
+    }
+
+    fn take_in(&mut self, message: Held) {
+        if message.redelivered {
+            telemetry::count_redelivery(Role::Router);
+        }
+        if self.context.bus.subjects().parse_retry_due(&message.subject).is_some() {
+            let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
+            self.tasks.spawn(async move {
+                if let Some(due) = context.due(message).await {
+                    let _ = done.send(Done::Due(Box::new(due)));
+                }
+            });
+            return;
+        }
+        match intake::take_request(&self.context, &message) {
+            Ok(job) => self.order(message, &job),
+            Err(NotTaken::Rejected(head, problem)) => {
+                let context = Arc::clone(&self.context);
+                self.tasks.spawn(async move { context.reject(message, &head, problem).await });
+            }
+            Err(NotTaken::Drained) => {
+                telemetry::count_drained_acknowledgement();
+                self.tasks.spawn(message.ack());
+            }
+        }
+    }
+
+    fn order(&mut self, message: Held, job: &Job) {
+        match intake::item(&self.context, message, job) {
+            Ok(item) => self.queue.push(item.place.clone(), Box::new(item)),
+            Err((message, problem)) => {
+                tracing::error!(request = %job.identity, %problem, "a request cannot be ordered");
+                let (context, job) = (Arc::clone(&self.context), job.clone());
+                let end = End::Unpaid(tollgate_protocol::response::Status::Failed, problem);
+                self.tasks.spawn(async move { context.end(message, &job, end).await });
+            }
+        }
+    }
+
+    fn note(&mut self, done: Done) {
+        let Dispatched { provider, priority, seen, item } = match done {
+            Done::Dispatched(dispatched) => dispatched,
+            Done::Due(due) => return self.order(due.0, &due.1),
+        };
+        self.in_flight -= 1;
+        self.gates.seen(&provider, priority, seen, now());
+        if seen == Seen::Full {
+            telemetry::count_bounce(&provider);
+        }
+        if let Some(item) = item {
+            self.queue.put_back(item.place.clone(), item);
+        }
+    }
+
+    fn freed(&mut self, subject: &str) {
+        if let Some((_, provider)) = subject.rsplit_once('.') {
+            self.gates.freed(provider);
+        }
+    }
+
+    /// Deadlines of what waits behind a closed gate, and gauges.
+    fn each_second(&mut self) {
+        let time = tollgate_bus::now();
+        for (_, item) in self.queue.take_out(|item| item.deadline <= time) {
+            self.expire(item);
+        }
+        telemetry::set_in_hand(Role::Router, self.heartbeats.count());
+        let context = Arc::clone(&self.context);
+        self.tasks.spawn(async move { context.measure_lanes().await });
+    }
+
+    fn expire(&self, item: Box<Item>) {
+        let context = Arc::clone(&self.context);
+        self.tasks.spawn(async move {
+            match Job::decode(&item.payload) {
+                Ok(job) => context.end(item.message, &job, End::expired()).await,
+                Err(error) => tracing::error!(%error, "a request of our own cannot be read"),
+            }
+        });
+    }
+
+    /// What waits goes back to the server at once; what is under way is finished.
+    async fn close(mut self, mut messages: mpsc::Receiver<Held>, drain: Duration) {
+        messages.close();
+        while let Some(message) = messages.recv().await {
+            message.hand_back(Duration::ZERO).await;
+        }
+        self.tasks.close();
+        if tokio::time::timeout(drain, self.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                left = self.tasks.len(),
+                "drain limit reached; what is left will be delivered again"
+            );
+        }
+        drop(self.done_sender);
+        while let Ok(done) = self.done.try_recv() {
+            match done {
+                Done::Dispatched(Dispatched { item: Some(item), .. }) => {
+                    item.message.hand_back(Duration::ZERO).await
+                }
+                Done::Dispatched(_) => {}
+                Done::Due(due) => due.0.hand_back(Duration::ZERO).await,
+            }
+        }
+        for (_, item) in self.queue.take_out(|_| true) {
+            item.message.hand_back(Duration::ZERO).await;
+        }
+    }
+}
+
+impl Context {
+    /// How many requests wait, by priority.
+    async fn measure_lanes(&self) {
+        let name = self.bus.subjects().stream(topology::REQUESTS);
+        let Ok(stream) = self.bus.jetstream().get_stream_no_info(&name).await else { return };
+        let mut depth = [0; 3];
+        let mut consumers = stream.consumers();
+        while let Some(Ok(info)) = consumers.next().await {
+            let priority =
+                Priority::ALL.iter().find(|priority| info.name.starts_with(&format!("lane-{priority}-")));
+            if let Some(priority) = priority {
+                depth[priority.index()] += info.num_pending + info.num_ack_pending as u64;
+            }
+        }
+        for priority in Priority::ALL {
+            telemetry::set_lane_depth(priority.as_str(), depth[priority.index()]);
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the shell's own monotonic clock, for waiting")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// A time that the guard keeps from ever being waited for.
+fn far() -> Instant {
+    now() + Duration::from_secs(3_600)
+}

@@ -1,0 +1,45 @@
+//! One request to its provider's stream.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use tollgate_bus::publish::PublishError;
+use tollgate_bus::retry::Patience;
+
+use crate::Context;
+use crate::gates::Seen;
+use crate::intake::Item;
+
+/// How long a dispatch is tried before the item goes back into the order.
+const PATIENCE: Patience = Patience(Duration::from_secs(5));
+
+/// A dispatch that is over.
+pub(crate) struct Dispatched {
+    pub(crate) provider: String,
+    pub(crate) priority: tollgate_protocol::Priority,
+    pub(crate) seen: Seen,
+    /// The item, if it was not taken.
+    pub(crate) item: Option<Box<Item>>,
+}
+
+/// Publishes, and acknowledges the lane's message once the dispatch message is stored.
+pub(crate) async fn dispatch(context: &Context, item: Box<Item>) -> Dispatched {
+    let (provider, priority) = (item.place.gate.clone(), item.place.priority);
+    let subject = context.bus.subjects().dispatch(&provider, priority);
+    let published = context
+        .bus
+        .publish(&subject, HeaderMap::new(), Some(&item.message_id), item.payload.clone(), PATIENCE)
+        .await;
+    let seen = match published {
+        Ok(_) => {
+            item.message.ack().await;
+            return Dispatched { provider, priority, seen: Seen::Taken, item: None };
+        }
+        Err(PublishError::SubjectFull | PublishError::StreamFull) => Seen::Full,
+        Err(error) => {
+            tracing::warn!(%error, provider, "a provider's stream does not take messages, trying again");
+            Seen::Broken
+        }
+    };
+    Dispatched { provider, priority, seen, item: Some(item) }
+}

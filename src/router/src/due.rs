@@ -1,0 +1,66 @@
+//! What comes back from the retry stream. The record is looked at first: a repeat of an answered request
+//! never waits for a place, and only the message that the record waits for goes on.
+
+use tollgate_bus::pull::Held;
+use tollgate_bus::retry::Patience;
+use tollgate_policy::answer::{self, End};
+use tollgate_policy::claim::{self, Due};
+use tollgate_protocol::job::Job;
+use tollgate_protocol::response::Status;
+use tollgate_protocol::{ErrorCode, Problem};
+
+use crate::Context;
+use crate::ending::Caller;
+
+impl Context {
+    /// Judges a due message. `Some`: it is to be ordered like any other.
+    pub(crate) async fn due(&self, message: Held) -> Option<(Held, Job)> {
+        let job = match Job::decode(&message.payload) {
+            Ok(job) => job,
+            Err(error) => {
+                tracing::error!(%error, message = %message.source, "a message in the retry stream is not one of ours: dropped");
+                message.ack().await;
+                return None;
+            }
+        };
+        let last = match self.bus.last_record(&job.identity, Patience::NORMAL).await {
+            Ok(last) => last,
+            Err(error) => {
+                tracing::warn!(%error, request = %job.identity, "the record cannot be read, the message will come again");
+                message.hand_back(std::time::Duration::from_secs(1)).await;
+                return None;
+            }
+        };
+        let caller = Caller::of(&job);
+        match claim::due(&job.digest, job.run, &last) {
+            Due::Dispatch => return Some((message, job)),
+            Due::Reply => self.reply_stored(&caller).await,
+            Due::Conflict => {
+                let form = answer::response(&job, &[], End::expired(), tollgate_bus::now());
+                self.report_conflict(&caller, form).await;
+            }
+            Due::Copy => {
+                if !self.wait_on(&message, &job).await {
+                    message.hand_back(std::time::Duration::from_secs(1)).await;
+                    return None;
+                }
+            }
+        }
+        message.ack().await;
+        None
+    }
+
+    /// Somebody waits for a reply to a copy: look again later, or say at its deadline that it still runs.
+    async fn wait_on(&self, message: &Held, job: &Job) -> bool {
+        let Some(inbox) = &job.reply_to else { return true };
+        let now = tollgate_bus::now();
+        if now < job.deadline {
+            return self.bus.look_again(job, &message.source, now).await.is_ok();
+        }
+        let text = "the request is still on its way; ask again with the same id for its answer";
+        let problem = Problem::at(ErrorCode::StillRunning, "id", text);
+        let response = answer::response(job, &[], End::Unpaid(Status::Rejected, problem), now);
+        self.bus.reply_with(inbox, &response, job.bare, job.encoding).await;
+        true
+    }
+}

@@ -1,0 +1,124 @@
+//! From a delivered message to a request that can be ordered, or to its rejection.
+
+use std::num::NonZeroU32;
+
+use bytes::Bytes;
+use tollgate_bus::pull::Held;
+use tollgate_policy::estimate;
+use tollgate_policy::order::Place;
+use tollgate_protocol::job::Job;
+use tollgate_protocol::request::{Decoded, Delivered, Head, Request, decode};
+use tollgate_protocol::{ErrorCode, Problem, Timestamp};
+
+use crate::Context;
+
+/// Why a message of a lane is not a request to be ordered.
+pub(crate) enum NotTaken {
+    /// A request to be rejected.
+    Rejected(Box<Head>, Problem),
+    /// Nothing that anybody waits for.
+    Drained,
+}
+
+/// A request in the router's hands, ready to be dispatched.
+pub(crate) struct Item {
+    /// The message it came with; its payload is dropped.
+    pub(crate) message: Held,
+    /// Its place in the order.
+    pub(crate) place: Place,
+    /// Its deadline.
+    pub(crate) deadline: Timestamp,
+    /// JetStream's id of its dispatch message.
+    pub(crate) message_id: String,
+    /// The encoded job.
+    pub(crate) payload: Bytes,
+}
+
+/// Reads a message of a request lane.
+pub(crate) fn take_request(context: &Context, message: &Held) -> Result<Job, NotTaken> {
+    let subjects = context.bus.subjects();
+    let Some((priority, team)) = subjects.parse_lane(&message.subject) else {
+        tracing::error!(message = %message.source, "a message in the request stream has a foreign subject: dropped");
+        return Err(NotTaken::Drained);
+    };
+    let delivered = Delivered {
+        team,
+        priority,
+        sequence: message.sequence(),
+        accepted_at: message.stored_at,
+        ttl_ms_default: context.settings.ttl_ms[priority.index()],
+        headers: &message.header_view(),
+        payload: &message.payload,
+    };
+    let request = match decode(&delivered) {
+        Decoded::Request(request) => *request,
+        Decoded::Rejected(head, problem) => return Err(NotTaken::Rejected(head, problem)),
+        Decoded::Acknowledgement => return Err(NotTaken::Drained),
+    };
+    admit(context, request).map_err(|(head, problem)| NotTaken::Rejected(head, problem))
+}
+
+fn admit(context: &Context, request: Request) -> Result<Job, (Box<Head>, Problem)> {
+    let Request { head, fallbacks, facts, body, .. } = request;
+    let resolved = context.settings.catalog.resolve(
+        &context.settings.teams,
+        &head.identity.team,
+        &facts.model,
+        &fallbacks,
+    );
+    let targets = match resolved {
+        Ok(targets) => targets,
+        Err(problem) => return Err((Box::new(head), problem)),
+    };
+    Ok(Job {
+        identity: head.identity,
+        run: 0,
+        digest: head.digest,
+        sequence: head.sequence,
+        priority: head.priority,
+        endpoint: head.endpoint,
+        encoding: head.encoding,
+        bare: head.bare,
+        requested_model: facts.model,
+        targets,
+        target: 0,
+        history: Vec::new(),
+        accepted_at: head.accepted_at,
+        deadline: head.deadline,
+        meta: head.meta,
+        reply_to: head.reply_to,
+        traceparent: head.traceparent,
+        output_tokens_max: facts.output_tokens_max,
+        model_at: facts.model_at,
+        body: Bytes::from(body.as_str().to_owned()),
+    })
+}
+
+/// Joins a job with its message, for the order.
+pub(crate) fn item(context: &Context, mut message: Held, job: &Job) -> Result<Item, (Held, Problem)> {
+    let internal = |message, text: String| (message, Problem::new(ErrorCode::Internal, text));
+    let Some(target) = job.current_target() else {
+        return Err(internal(message, "the request has no target".to_owned()));
+    };
+    let payload = match job.encode() {
+        Ok(payload) => payload,
+        Err(error) => return Err(internal(message, error.to_string())),
+    };
+    let usage = estimate::tokens(job.body.len(), job.output_tokens_max);
+    let weight = context.settings.teams.get(&job.identity.team).map_or(NonZeroU32::MIN, |team| team.weight);
+    let place = Place {
+        priority: job.priority,
+        team: job.identity.team.clone(),
+        weight,
+        gate: target.provider.clone(),
+        tokens: usage.input_tokens.saturating_add(usage.output_tokens),
+    };
+    message.payload = Bytes::new();
+    Ok(Item {
+        message_id: format!("{}/{}", job.identity, message.source),
+        place,
+        deadline: job.deadline,
+        payload,
+        message,
+    })
+}
