@@ -136,3 +136,24 @@ fn schemas_hold_for_what_the_broker_writes() {
     check_messages::<crate::usage::UsageEvent>("usage.v1");
     check_messages::<crate::event::LifecycleEvent>("event.v1");
 }
+
+#[test]
+fn schemas_have_no_field_that_the_contract_does_not_explain() {
+    let page = include_str!("../../../../docs/contract.md");
+    for (name, schema) in super::all().into_iter().take(3) {
+        for field in schema["properties"].as_object().unwrap().keys() {
+            let not_worth_a_word = name == "usage.v1.json"
+                && ["attempt", "code", "group", "id", "outcome", "team", "first_token_ms"]
+                    .contains(&field.as_str());
+            assert!(
+                not_worth_a_word || page.contains(&format!("`{field}`")),
+                "docs/contract.md lacks {field} of {name}"
+            );
+        }
+    }
+    for name in
+        [header::ID, header::TAGS, header::TIMEOUT, header::DEADLINE, header::COST, header::SERVICE_ERROR]
+    {
+        assert!(page.contains(name), "docs/contract.md lacks {name}");
+    }
+}
