@@ -20,7 +20,7 @@ pub enum Fenced {
     /// It is the last entry now, under this sequence.
     Written(Sequence),
     /// Another entry was there first; this is the last one now.
-    Refused(Last),
+    Refused(Box<Last>),
 }
 
 /// A message to be written to a request's record.
@@ -72,7 +72,7 @@ impl Bus {
             }
             // The record is as expected after all: the other write was still in flight (10164), or lost.
             if sequence != write.expected || !tries.again().await {
-                return Ok(Fenced::Refused(read.last));
+                return Ok(Fenced::Refused(Box::new(read.last)));
             }
         }
     }

@@ -27,19 +27,11 @@ pub struct Tries {
 
 impl Tries {
     /// Starts the clock.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a monotonic clock for waiting, no decision about a request"
-    )]
     pub fn new(patience: Patience) -> Self {
         Self { until: Instant::now() + patience.0, next: Duration::from_millis(20) }
     }
 
     /// Waits before the next try. `false`: patience is over.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a monotonic clock for waiting, no decision about a request"
-    )]
     pub async fn again(&mut self) -> bool {
         if Instant::now() + self.next > self.until {
             return false;

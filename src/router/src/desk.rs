@@ -143,7 +143,8 @@ impl Desk {
     fn order(&mut self, message: Held, job: &Job) {
         match intake::item(&self.context, message, job) {
             Ok(item) => self.queue.push(item.place.clone(), Box::new(item)),
-            Err((message, problem)) => {
+            Err(failed) => {
+                let (message, problem) = *failed;
                 tracing::error!(request = %job.identity, %problem, "a request cannot be ordered");
                 let (context, job) = (Arc::clone(&self.context), job.clone());
                 let end = End::Unpaid(tollgate_protocol::response::Status::Failed, problem);
@@ -243,7 +244,6 @@ impl Context {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the shell's own monotonic clock, for waiting")]
 fn now() -> Instant {
     Instant::now()
 }

@@ -121,7 +121,7 @@ impl Context {
                     }
                     return message.ack().await;
                 }
-                Ok(Fenced::Refused(last)) => last,
+                Ok(Fenced::Refused(last)) => *last,
                 Err(error) => {
                     tracing::warn!(%error, request = %terminal.caller.identity, "a response cannot be stored, the message will come again");
                     return message.hand_back(Duration::from_secs(1)).await;

@@ -97,7 +97,6 @@ impl Gates {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests make up their own time")]
 mod tests {
     use super::*;
 

@@ -95,8 +95,8 @@ fn admit(context: &Context, request: Request) -> Result<Job, (Box<Head>, Problem
 }
 
 /// Joins a job with its message, for the order.
-pub(crate) fn item(context: &Context, mut message: Held, job: &Job) -> Result<Item, (Held, Problem)> {
-    let internal = |message, text: String| (message, Problem::new(ErrorCode::Internal, text));
+pub(crate) fn item(context: &Context, mut message: Held, job: &Job) -> Result<Item, Box<(Held, Problem)>> {
+    let internal = |message, text: String| Box::new((message, Problem::new(ErrorCode::Internal, text)));
     let Some(target) = job.current_target() else {
         return Err(internal(message, "the request has no target".to_owned()));
     };

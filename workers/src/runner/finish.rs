@@ -135,7 +135,7 @@ impl Work<'_> {
         let response = answer::response(&self.job, &self.history, end, tollgate_bus::now());
         match self.write_end(&response, 0, self.expected).await {
             Ok(Fenced::Written(_)) => Some(self.after_answer(&response, 0).await),
-            Ok(Fenced::Refused(last)) => self.judge(last).await,
+            Ok(Fenced::Refused(last)) => self.judge(*last).await,
             Err(error) => Some(self.rest(&error)),
         }
     }

@@ -123,7 +123,7 @@ impl Work<'_> {
             Ok(Fenced::Written(sequence)) => sequence,
             Ok(Fenced::Refused(last)) => {
                 drop(in_hand);
-                return self.judge(last).await;
+                return self.judge(*last).await;
             }
             Err(error) => return Some(self.rest(&error)),
         };
@@ -167,7 +167,7 @@ impl Work<'_> {
                 }
                 Verdict::AskOwner { sequence, started } => {
                     match self.wait_for_owner(sequence, &started).await {
-                        Waited::Changed(now_last) => last = now_last,
+                        Waited::Changed(now_last) => last = *now_last,
                         Waited::Lost => {
                             self.record_lost(sequence, started).await;
                             return None;
@@ -211,7 +211,7 @@ impl Work<'_> {
             let next = Next::Fallback { target };
             return match self.write_ended(self.expected, &next).await {
                 Ok(Fenced::Written(run)) => Some(self.hand_over(run, &next).await),
-                Ok(Fenced::Refused(last)) => self.judge(last).await,
+                Ok(Fenced::Refused(last)) => self.judge(*last).await,
                 Err(error) => Some(self.rest(&error)),
             };
         }

@@ -19,7 +19,7 @@ use super::job::{Fate, Work};
 /// How waiting for an owner ended.
 pub(super) enum Waited {
     /// The record has another last entry.
-    Changed(Last),
+    Changed(Box<Last>),
     /// The attempt is lost.
     Lost,
     /// This process is to stop.
@@ -35,10 +35,6 @@ impl Work<'_> {
 
     /// Keeps the message, with heartbeats, until the owner of its attempt answered the request, says that
     /// it has not got it, or was silent for a whole lease.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "silence is measured by a monotonic clock, here where it is heard"
-    )]
     pub(super) async fn wait_for_owner(&self, sequence: Sequence, started: &Started) -> Waited {
         let lease = self.context.settings.lease;
         let pause = (lease / 20).clamp(Duration::from_millis(50), Duration::from_secs(1));
@@ -67,7 +63,7 @@ impl Work<'_> {
             // Asked first, read after: an owner that has just ended its attempt has written so before it let go.
             match self.context.bus.last_record(&self.job.identity, Patience::NORMAL).await {
                 Ok(Last::Started { sequence: last, .. }) if last == sequence => {}
-                Ok(last) => return Waited::Changed(last),
+                Ok(last) => return Waited::Changed(Box::new(last)),
                 Err(error) => return Waited::Failed(error),
             }
             let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
