@@ -8,6 +8,11 @@ use std::path::{Path, PathBuf};
 
 use crate::Error;
 
+/// Where a rebuild works.
+const WORKSHOP: &str = "ledger.rebuilding";
+/// What a rebuild has finished, until it is in the ledger's place.
+const REBUILT: &str = "ledger.rebuilt";
+
 /// The right to work on the ledger of a data folder; given up when dropped, also by a crash.
 #[derive(Debug)]
 pub struct Home {
@@ -27,7 +32,11 @@ impl Home {
             .open(data.join("ledger.lock"))
             .map_err(failed("write to the data folder"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { data: data.to_owned(), _lock: lock }),
+            Ok(()) => {
+                let home = Self { data: data.to_owned(), _lock: lock };
+                home.repair()?;
+                Ok(home)
+            }
             Err(TryLockError::WouldBlock) => Err(Error::InUse(data.join("ledger"))),
             Err(TryLockError::Error(source)) => Err(failed("lock the ledger in")(source)),
         }
@@ -38,34 +47,46 @@ impl Home {
         self.data.join("ledger")
     }
 
-    /// The folder in which a rebuild works, emptied.
+    /// The folder in which a rebuild works. What an earlier one left unfinished is thrown away.
     pub fn workshop(&self) -> Result<PathBuf, Error> {
-        let folder = self.data.join("ledger.rebuilding");
-        match std::fs::remove_dir_all(&folder) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::Folder { what: "clear", path: folder, source })
+        for name in [WORKSHOP, REBUILT] {
+            let path = self.data.join(name);
+            match std::fs::remove_dir_all(&path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::Folder { what: "clear", path, source });
+                }
+                _ => {}
             }
-            _ => Ok(folder),
         }
+        Ok(self.data.join(WORKSHOP))
     }
 
     /// Puts what is in the workshop in the ledger's place. The old folder is kept under the returned name.
     ///
-    /// A crash between the two steps leaves no ledger, an old one under its new name and a finished one in
-    /// the workshop: the next start begins an empty ledger, which is slow but right.
+    /// A crash between the steps is repaired by the next [`Self::claim`]: a folder is called
+    /// `ledger.rebuilt` only if it is complete.
     pub fn swap(&self) -> Result<Option<PathBuf>, Error> {
         let folder = self.folder();
+        rename(&self.data.join(WORKSHOP), &self.data.join(REBUILT))?;
         let kept = if folder.exists() {
-            let name = (1_u32..).map(|number| self.data.join(format!("ledger.old-{number}")));
-            let kept =
-                name.into_iter().find(|path| !path.exists()).unwrap_or_else(|| self.data.join("ledger.old"));
+            let mut names = (1_u32..).map(|number| self.data.join(format!("ledger.old-{number}")));
+            let kept = names.find(|path| !path.exists()).unwrap_or_else(|| self.data.join("ledger.old"));
             rename(&folder, &kept)?;
             Some(kept)
         } else {
             None
         };
-        rename(&self.data.join("ledger.rebuilding"), &folder)?;
+        self.repair()?;
         Ok(kept)
+    }
+
+    /// The last step of a swap.
+    fn repair(&self) -> Result<(), Error> {
+        let rebuilt = self.data.join(REBUILT);
+        if rebuilt.exists() && !self.folder().exists() {
+            rename(&rebuilt, &self.folder())?;
+        }
+        Ok(())
     }
 }
 
@@ -111,5 +132,20 @@ mod tests {
             assert_eq!(read(&home.folder()), content);
         }
         assert_eq!(read(&data.path().join("ledger.old-1")), "one");
+    }
+
+    #[test]
+    fn a_swap_that_was_cut_short_is_finished_by_the_next_process() {
+        let data = tempfile::tempdir().unwrap();
+        let rebuilt = data.path().join(REBUILT);
+        std::fs::create_dir(&rebuilt).unwrap();
+        std::fs::write(rebuilt.join("content"), "new").unwrap();
+        let home = Home::claim(data.path()).unwrap();
+        assert!(home.folder().join("content").is_file() && !rebuilt.exists());
+        // With the old ledger still in its place nothing is touched.
+        drop(home);
+        std::fs::create_dir(&rebuilt).unwrap();
+        let home = Home::claim(data.path()).unwrap();
+        assert!(home.folder().join("content").is_file() && rebuilt.exists());
     }
 }

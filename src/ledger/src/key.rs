@@ -27,9 +27,7 @@ pub enum Label {
 impl Label {
     /// A label of an event.
     pub fn of(value: Option<&str>) -> Self {
-        value.map_or(Self::Absent, |text| {
-            Self::Text(text[..text.floor_char_boundary(LABEL_LENGTH_MAX)].into())
-        })
+        value.map_or(Self::Absent, |text| Self::Text(cut(text, LABEL_LENGTH_MAX).into()))
     }
 }
 
@@ -79,6 +77,12 @@ pub struct Key {
     pub labels: Labels,
 }
 
+/// The beginning of `text`, at most `length_max` bytes of whole characters.
+pub(crate) fn cut(text: &str, length_max: usize) -> &str {
+    let end = (0..=text.len().min(length_max)).rev().find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or(0)).unwrap_or("")
+}
+
 /// The hour of an instant: whole hours since 1970, UTC; what is before is hour 0.
 pub fn hour_of(time: Timestamp) -> u32 {
     u32::try_from(time.timestamp().div_euclid(3_600).max(0)).unwrap_or(u32::MAX)
@@ -93,8 +97,7 @@ impl Key {
     /// Every row that an event belongs to, before caps.
     pub fn of(event: &UsageEvent) -> Vec<Self> {
         let (hour, team) = (hour_of(event.time), event.team.as_str());
-        let key =
-            |labels| Self { hour, team: team[..team.floor_char_boundary(LABEL_LENGTH_MAX)].into(), labels };
+        let key = |labels| Self { hour, team: cut(team, LABEL_LENGTH_MAX).into(), labels };
         let main = [
             event.meta.project.as_deref(),
             event.meta.key.as_deref(),
@@ -109,7 +112,7 @@ impl Key {
             key(Labels::User(Label::of(event.meta.user.as_deref()))),
         ];
         keys.extend(event.meta.tags.iter().map(|(name, value)| {
-            let name = name[..name.floor_char_boundary(LABEL_LENGTH_MAX)].into();
+            let name = cut(name, LABEL_LENGTH_MAX).into();
             key(Labels::Tag { name, value: Label::of(Some(value)) })
         }));
         keys

@@ -15,6 +15,9 @@ mod service;
 pub mod standing;
 mod unpaid;
 
+#[cfg(test)]
+mod server_tests;
+
 /// What the ledger can be told.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
@@ -45,7 +48,7 @@ pub async fn run(
     .await?;
 
     let stop = stop.child_token();
-    let outcome = serve(&bus, &ledger, &stop, ready).await;
+    let outcome = Box::pin(serve(&bus, &ledger, &stop, ready)).await;
     stop.cancel();
     let flushed = in_background(move || Ok(ledger.flush()?)).await;
     outcome.and(flushed)

@@ -19,7 +19,7 @@ pub struct Seen {
     /// When its event was stored in the stream, in milliseconds since 1970.
     pub stored_at_ms: i64,
     /// What it added, if that may still be replaced.
-    pub lost: Option<Lost>,
+    pub lost: Option<Box<Lost>>,
 }
 
 /// What a `lost` event added, and where: a row for what is beyond a cap depends on what came before.

@@ -3,9 +3,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use tollgate_protocol::NanoUsd;
 use tollgate_protocol::response::{Outcome, Status};
+use tollgate_protocol::usage::UsageEvent;
 
+use super::batch::SWEEP_PER_MESSAGE;
 use super::*;
-use crate::key::{Label, Labels, Table};
+use crate::key::{Key, Label, Labels, Table};
+use crate::row::Row;
+use crate::store::after_prefix;
 use crate::store::memory::MemoryStore;
 use crate::testing::{at, correction, event, ledger, lost, message, messages, raw, total, unpaid};
 

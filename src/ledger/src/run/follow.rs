@@ -3,6 +3,7 @@
 //! The consumer is ephemeral and acknowledges nothing: which events are counted is written where the totals
 //! are, and only there. Whatever goes wrong, the next consumer starts at the cursor again.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::{Error, Ledger, metrics, store};
 /// Most events in one transaction.
 const BATCH_MAX: usize = 500;
 /// How often the lag is measured and the stream is looked at, to notice that it was recreated.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
@@ -69,7 +70,7 @@ pub(crate) async fn first_look(
     ledger: &Arc<Ledger>,
     stop: &CancellationToken,
 ) -> Result<Option<()>, Error> {
-    retrying(stop, async || look(bus, ledger).await.map(drop)).await
+    retrying(stop, || Box::pin(async { look(bus, ledger).await.map(drop) })).await
 }
 
 /// Follows the stream, through every failure of the server, until `until`.
@@ -79,17 +80,22 @@ pub(crate) async fn follow(
     until: Until,
     stop: &CancellationToken,
 ) -> Result<Ended, Error> {
-    let ended = retrying(stop, async || {
-        look(bus, ledger).await?;
-        pass(bus, ledger, until, stop).await
+    let ended = retrying(stop, || {
+        Box::pin(async {
+            look(bus, ledger).await?;
+            pass(bus, ledger, until, stop).await
+        })
     });
     Ok(ended.await?.unwrap_or(Ended::Stopped))
 }
 
 /// Tries again, with growing pauses, until `once` succeeds, fails for good, or `stop`: then `None`.
-async fn retrying<T>(
+///
+/// Boxed rather than an async closure: those are not known to be `Send` for every lifetime, and a role has
+/// to run on any thread.
+async fn retrying<'a, T>(
     stop: &CancellationToken,
-    mut once: impl AsyncFnMut() -> Result<T, Fault>,
+    mut once: impl FnMut() -> Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + 'a>>,
 ) -> Result<Option<T>, Error> {
     let mut pause = PAUSE_MIN;
     while !stop.is_cancelled() {
@@ -151,6 +157,7 @@ async fn pass(
     until: Until,
     stop: &CancellationToken,
 ) -> Result<Ended, Fault> {
+    let disconnections = bus.connection().health().disconnections;
     let cursor = ledger.cursor()?;
     let consumer = consumer(bus, cursor).await?;
     if until == Until::CaughtUp && consumer.cached_info().num_pending == 0 {
@@ -174,6 +181,10 @@ async fn pass(
             () = stop.cancelled() => return Ok(Ended::Stopped),
             _ = looks.tick() => {
                 look(bus, ledger).await?;
+                // A restarted server has forgotten the consumer; its missing heartbeats would show it later.
+                if bus.connection().health().disconnections != disconnections {
+                    return Err(Fault::Again("the connection was lost in between".into()));
+                }
                 continue;
             }
             chunk = chunks.next() => chunk.ok_or_else(|| again("the consumer's messages ended"))?,
