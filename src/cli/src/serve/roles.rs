@@ -2,11 +2,16 @@
 //! that changes when a role's entry point does.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tollgate_bus::Bus;
-use tollgate_config::Settings;
+use tollgate_config::{Provider, ProviderKind, Settings};
+use tollgate_policy::retention::Retention;
 use tollgate_telemetry::Role;
+use tollgate_workers::codec::Codec;
+use tollgate_workers::openai::OpenAi;
 
 use crate::failure::Failure;
 
@@ -22,16 +27,71 @@ pub(super) struct Context {
 
 /// Runs a role until `stop`, and until it has drained. Calls `ready` once it is at work.
 pub(super) async fn run(role: Role, context: Context, ready: impl FnOnce() + Send) -> Result<(), Failure> {
+    let Context { bus, settings, data, stop } = context;
     match role {
-        Role::Router | Role::Worker | Role::Ledger | Role::Ask => idle(role, context, ready).await,
+        Role::Router => tollgate_router::run(bus, router(&settings), ready, stop).await.map_err(failed),
+        Role::Worker => tollgate_workers::run(bus, worker(&settings), ready, stop).await.map_err(failed),
+        Role::Ask => tollgate_ask::run(bus, ask(&settings), ready, stop).await.map_err(failed),
+        Role::Ledger => {
+            let own = tollgate_ledger::Settings::default();
+            tollgate_ledger::run(bus, own, &data, stop, ready).await.map_err(failed)
+        }
     }
 }
 
-/// Stands in for a role that is not part of this build yet.
-async fn idle(role: Role, context: Context, ready: impl FnOnce() + Send) -> Result<(), Failure> {
-    tracing::warn!(role = role.as_str(), data = %context.data.display(), "this role is not part of this build");
-    let _ = (&context.bus, &context.settings);
-    ready();
-    context.stop.cancelled().await;
-    Ok(())
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::usage(error.to_string())
+}
+
+fn router(settings: &Settings) -> tollgate_router::Settings {
+    tollgate_router::Settings {
+        catalog: settings.catalog.clone(),
+        teams: settings.teams.clone(),
+        shares: settings.shares,
+        ttl_ms: settings.timing.ttl_ms,
+        ack_wait: Duration::from_millis(settings.timing.ack_wait_ms),
+        drain: Duration::from_millis(settings.timing.drain_ms),
+        retention: retention(settings),
+    }
+}
+
+fn worker(settings: &Settings) -> tollgate_workers::Settings {
+    tollgate_workers::Settings {
+        providers: settings.providers.iter().map(|(name, provider)| shop(name, provider)).collect(),
+        ack_wait: Duration::from_millis(settings.timing.ack_wait_ms),
+        lease: Duration::from_millis(settings.timing.lease_ms),
+        drain: Duration::from_millis(settings.timing.drain_ms),
+        retention: retention(settings),
+    }
+}
+
+fn shop(name: &str, provider: &Provider) -> tollgate_workers::Provider {
+    let codec: Arc<dyn Codec> = match provider.kind {
+        ProviderKind::OpenAi | ProviderKind::Compatible | ProviderKind::Simulator(_) => Arc::new(OpenAi),
+    };
+    tollgate_workers::Provider {
+        name: name.to_owned(),
+        codec,
+        // A simulator's address was filled in when it was started.
+        base_url: provider.base_url.clone().unwrap_or_default(),
+        api_key: provider.api_key.as_ref().map(|key| key.expose().to_owned()),
+        max_in_flight: provider.max_in_flight,
+        connect_timeout: Duration::from_millis(provider.timeouts.connect_ms),
+        total_timeout: Duration::from_millis(provider.timeouts.total_ms),
+        prices: provider.models.clone(),
+    }
+}
+
+fn ask(settings: &Settings) -> tollgate_ask::Settings {
+    tollgate_ask::Settings {
+        timeout: Duration::from_millis(settings.timing.ask_timeout_ms),
+        drain: Duration::from_millis(settings.timing.drain_ms),
+    }
+}
+
+fn retention(settings: &Settings) -> Retention {
+    Retention {
+        response_ms: settings.retention.response_ms,
+        after_deadline_ms: settings.retention.record_after_deadline_ms,
+    }
 }
