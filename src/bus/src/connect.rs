@@ -130,6 +130,17 @@ impl Connection {
         self.health.borrow().clone()
     }
 
+    /// Waits until the connection was lost and is there again, counted from `disconnections`. A server that
+    /// was restarted has forgotten every pull: whoever waits for one has to ask again.
+    pub async fn reconnected_since(&self, disconnections: u64) {
+        let mut health = self.health.clone();
+        // The sender lives as long as the client; if it is gone, there is nothing to wait for.
+        let changed = health.wait_for(|health| health.connected && health.disconnections != disconnections).await;
+        if changed.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// The largest message the server takes, in bytes.
     pub fn max_payload(&self) -> usize {
         self.client.max_payload()

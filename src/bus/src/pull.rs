@@ -114,7 +114,7 @@ impl Bus {
                 }
             };
             pause = Duration::from_millis(50);
-            while let Ok(()) = pull_batch(&consumer, &places, batch_max, &heartbeats, &into, &stop).await {
+            while let Ok(()) = pull_batch(self, &consumer, &places, batch_max, &heartbeats, &into, &stop).await {
                 if stop.is_cancelled() {
                     return;
                 }
@@ -133,6 +133,7 @@ impl Bus {
 /// One pull: waits for a place, asks for as many messages as there are places, and passes them on as they
 /// come. `Err`: the consumer should be looked at again.
 async fn pull_batch(
+    bus: &Bus,
     consumer: &PullConsumer,
     places: &Arc<Semaphore>,
     batch_max: usize,
@@ -140,7 +141,8 @@ async fn pull_batch(
     into: &mpsc::Sender<Held>,
     stop: &CancellationToken,
 ) -> Result<(), ()> {
-    const EXPIRES: Duration = Duration::from_secs(30);
+    // Short, because a pull that is lost with its server's leadership is noticed only by its end.
+    const EXPIRES: Duration = Duration::from_secs(10);
     let first = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         place = Arc::clone(places).acquire_owned() => place.map_err(|_| ())?,
@@ -150,12 +152,16 @@ async fn pull_batch(
         let Ok(more) = Arc::clone(places).try_acquire_owned() else { break };
         permits.merge(more);
     }
+    let disconnections = bus.connection().health().disconnections;
     let batch = consumer.batch().max_messages(permits.num_permits()).expires(EXPIRES).messages();
     let mut batch = batch.await.map_err(|error| tracing::debug!(%error, "pull failed"))?;
     loop {
+        // What has arrived goes first, also when it is time to end: the server counts it as delivered.
         let next = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
+            biased;
             next = tokio::time::timeout(EXPIRES + Duration::from_secs(5), batch.next()) => next,
+            () = stop.cancelled() => return Ok(()),
+            () = bus.connection().reconnected_since(disconnections) => return Err(()),
         };
         let message = match next {
             Ok(Some(Ok(message))) => message,
