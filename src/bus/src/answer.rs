@@ -38,12 +38,26 @@ pub struct Ending<'a> {
     pub traceparent: Option<&'a str>,
 }
 
+/// Whether a response can be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storable {
+    /// It can.
+    Yes,
+    /// It is larger than a message may be.
+    TooLarge,
+    /// MessagePack has no form for something in it: a lone surrogate, a number beyond 64-bit floats.
+    Inexpressible,
+}
+
 impl Bus {
-    /// Whether a response can be stored at all: it must fit into one message.
-    pub fn fits(&self, response: &Response, encoding: Encoding) -> bool {
-        encoding
-            .encode(response)
-            .is_ok_and(|bytes| bytes.len() + HEADERS_BYTES_MAX <= self.connection().max_payload())
+    /// Whether a response can be stored at all: it must be expressible in its encoding, and fit into one
+    /// message.
+    pub fn storable(&self, response: &Response, encoding: Encoding) -> Storable {
+        match encoding.encode(response) {
+            Ok(bytes) if bytes.len() + HEADERS_BYTES_MAX <= self.connection().max_payload() => Storable::Yes,
+            Ok(_) => Storable::TooLarge,
+            Err(_) => Storable::Inexpressible,
+        }
     }
 
     /// Writes a terminal response behind the fence.
@@ -80,10 +94,14 @@ impl Bus {
     }
 
     /// The stored response of a request, read, with the encoding it is stored in.
-    pub async fn response_of(&self, identity: &Identity) -> Result<Option<(Response, Encoding)>, PublishError> {
+    pub async fn response_of(
+        &self,
+        identity: &Identity,
+    ) -> Result<Option<(Response, Encoding)>, PublishError> {
         let Some(stored) = self.stored_response(identity).await? else { return Ok(None) };
         let view = HeaderView(Some(&stored.headers));
-        let encoding = view.get(header::CONTENT_TYPE).and_then(Encoding::from_content_type).unwrap_or_default();
+        let encoding =
+            view.get(header::CONTENT_TYPE).and_then(Encoding::from_content_type).unwrap_or_default();
         let response = encoded(encoding.decode(&stored.payload))?;
         Ok(Some((response, encoding)))
     }

@@ -135,7 +135,8 @@ impl Connection {
     pub async fn reconnected_since(&self, disconnections: u64) {
         let mut health = self.health.clone();
         // The sender lives as long as the client; if it is gone, there is nothing to wait for.
-        let changed = health.wait_for(|health| health.connected && health.disconnections != disconnections).await;
+        let changed =
+            health.wait_for(|health| health.connected && health.disconnections != disconnections).await;
         if changed.is_err() {
             std::future::pending::<()>().await;
         }

@@ -114,7 +114,9 @@ impl Bus {
                 }
             };
             pause = Duration::from_millis(50);
-            while let Ok(()) = pull_batch(self, &consumer, &places, batch_max, &heartbeats, &into, &stop).await {
+            while let Ok(()) =
+                pull_batch(self, &consumer, &places, batch_max, &heartbeats, &into, &stop).await
+            {
                 if stop.is_cancelled() {
                     return;
                 }

@@ -100,7 +100,8 @@ pub fn streams(subjects: &Subjects, plan: &Plan, first_sequence: u64) -> Vec<Con
         max_messages_per_subject: -1,
         max_bytes: -1,
         allow_direct: true,
-        duplicate_window: Duration::from_secs(120),
+        // An optimisation, never the proof; the server keeps every id of the window in memory.
+        duplicate_window: Duration::from_secs(30),
         ..Config::default()
     };
     let republish = |kind: &str| {

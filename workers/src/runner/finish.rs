@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tollgate_bus::answer::Ending;
+use tollgate_bus::answer::{Ending, Storable};
 use tollgate_bus::publish::PublishError;
 use tollgate_bus::record::Fenced;
 use tollgate_bus::retry::Patience;
@@ -11,7 +11,7 @@ use tollgate_policy::claim::{Superseded, superseded};
 use tollgate_policy::failure::{self, Situation};
 use tollgate_protocol::event::Kind;
 use tollgate_protocol::record::{Last, Next};
-use tollgate_protocol::response::{Outcome, Response, Status};
+use tollgate_protocol::response::{Attempt, Outcome, Response, Status};
 use tollgate_protocol::usage::millis_between;
 use tollgate_protocol::{ErrorCode, Problem, Sequence};
 use tollgate_telemetry as telemetry;
@@ -58,22 +58,30 @@ impl Work<'_> {
                 }
             }
         };
-        let end = if matches!(end, End::Succeeded(_)) {
-            let mut with_this = self.history.clone();
-            with_this.push(attempt.clone());
-            let whole = answer::response(&self.job, &with_this, end.clone(), tollgate_bus::now());
-            if self.context.bus.fits(&whole, self.job.encoding) {
-                end
-            } else {
-                attempt.outcome = Outcome::Failed;
-                attempt.code = Some(ErrorCode::ResponseTooLarge);
-                End::Failed(too_large())
-            }
-        } else {
-            end
-        };
+        let end = self.storable(end, &mut attempt);
         self.history.push(attempt);
         self.end(claim, end).await
+    }
+
+    /// An answer that cannot be stored is a failure that was paid for.
+    fn storable(&self, end: End, attempt: &mut Attempt) -> End {
+        if !matches!(end, End::Succeeded(_)) {
+            return end;
+        }
+        let mut history = self.history.clone();
+        history.push(attempt.clone());
+        let whole = answer::response(&self.job, &history, end.clone(), tollgate_bus::now());
+        let problem = match self.context.bus.storable(&whole, self.job.encoding) {
+            Storable::Yes => return end,
+            Storable::TooLarge => too_large(),
+            Storable::Inexpressible => {
+                let message = "the answer cannot be written as MessagePack; send the request as JSON";
+                Problem::new(ErrorCode::ProviderMalformed, message)
+            }
+        };
+        attempt.outcome = Outcome::Failed;
+        attempt.code = Some(problem.code);
+        End::Failed(problem)
     }
 
     /// The attempt failed, the request goes on.
