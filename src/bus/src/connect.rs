@@ -135,9 +135,12 @@ impl Connection {
     pub async fn reconnected_since(&self, disconnections: u64) {
         let mut health = self.health.clone();
         // The sender lives as long as the client; if it is gone, there is nothing to wait for.
-        let changed =
-            health.wait_for(|health| health.connected && health.disconnections != disconnections).await;
-        if changed.is_err() {
+        // The guard that a wait gives back is a lock: it must not be held while waiting for something else.
+        let is_gone = health
+            .wait_for(|health| health.connected && health.disconnections != disconnections)
+            .await
+            .is_err();
+        if is_gone {
             std::future::pending::<()>().await;
         }
     }
