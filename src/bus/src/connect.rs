@@ -233,7 +233,9 @@ fn note(sender: &watch::Sender<Health>, event: &Event) {
             sender.send_modify(|health| health.connected = true);
             tracing::info!("connected to nats-server");
         }
-        Event::Disconnected | Event::Closed => {
+        // We closed it ourselves.
+        Event::Closed => sender.send_modify(|health| health.connected = false),
+        Event::Disconnected => {
             sender.send_modify(|health| {
                 health.connected = false;
                 health.disconnections += 1;
