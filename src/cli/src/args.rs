@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tollgate_bus::ConnectSettings;
 use tollgate_telemetry::{Format, Role};
@@ -33,7 +34,7 @@ pub(crate) struct Global {
     #[command(flatten)]
     pub(crate) connect: Connect,
     /// The configuration; without it ./tollgate.toml, and without that the built-in simulator
-    #[arg(long, global = true, env = "TOLLGATE_CONFIG", value_name = "FILE", help_heading = "Options")]
+    #[arg(long, global = true, env = "TOLLGATE_CONFIG", value_name = "FILE", value_parser = path(), help_heading = "Options")]
     pub(crate) config: Option<PathBuf>,
     /// Write results as JSON
     #[arg(long, global = true, help_heading = "Options")]
@@ -55,7 +56,7 @@ pub(crate) struct Connect {
     #[arg(short, long, global = true, env = "NATS_URL", value_name = "URL", hide_env_values = true)]
     pub(crate) server: Option<String>,
     /// A credentials file
-    #[arg(long, global = true, env = "NATS_CREDS", value_name = "FILE")]
+    #[arg(long, global = true, env = "NATS_CREDS", value_name = "FILE", value_parser = path())]
     pub(crate) creds: Option<PathBuf>,
     /// A user name
     #[arg(long, global = true, env = "NATS_USER", value_name = "NAME")]
@@ -67,13 +68,13 @@ pub(crate) struct Connect {
     #[arg(long, global = true, env = "NATS_TOKEN", value_name = "TEXT", hide_env_values = true)]
     pub(crate) token: Option<String>,
     /// Certificate authorities to trust, PEM
-    #[arg(long, global = true, env = "NATS_CA", value_name = "FILE")]
+    #[arg(long, global = true, env = "NATS_CA", value_name = "FILE", value_parser = path())]
     pub(crate) tlsca: Option<PathBuf>,
     /// Our certificate, PEM
-    #[arg(long, global = true, env = "NATS_CERT", value_name = "FILE")]
+    #[arg(long, global = true, env = "NATS_CERT", value_name = "FILE", value_parser = path())]
     pub(crate) tlscert: Option<PathBuf>,
     /// The certificate's key, PEM
-    #[arg(long, global = true, env = "NATS_KEY", value_name = "FILE")]
+    #[arg(long, global = true, env = "NATS_KEY", value_name = "FILE", value_parser = path())]
     pub(crate) tlskey: Option<PathBuf>,
 }
 
@@ -102,10 +103,10 @@ pub(crate) struct Up {
     #[arg(long, value_name = "PORT")]
     pub(crate) nats_port: Option<u16>,
     /// The own nats-server's program; without it the one on the PATH, or .tools/nats-server
-    #[arg(long, env = "TOLLGATE_NATS_SERVER", value_name = "FILE")]
+    #[arg(long, env = "TOLLGATE_NATS_SERVER", value_name = "FILE", value_parser = path())]
     pub(crate) nats_server: Option<PathBuf>,
     /// What the own nats-server may take on disk
-    #[arg(long, value_name = "SIZE", default_value = "10GB", value_parser = store_size)]
+    #[arg(long, value_name = "SIZE", default_value = crate::serve::NATS_STORE_MAX, value_parser = store_size)]
     pub(crate) nats_store_max: String,
     /// Where to serve /metrics and /healthz; port 0 takes a free one [default: 127.0.0.1:8080, or a free port]
     #[arg(long, value_name = "ADDR")]
@@ -174,7 +175,7 @@ pub(crate) enum LedgerCommand {
         #[arg(long)]
         accept_aged: bool,
         /// As for `up`: the program of the own nats-server, which is started unless --server names one
-        #[arg(long, env = "TOLLGATE_NATS_SERVER", value_name = "FILE")]
+        #[arg(long, env = "TOLLGATE_NATS_SERVER", value_name = "FILE", value_parser = path())]
         nats_server: Option<PathBuf>,
     },
 }
@@ -253,7 +254,10 @@ impl Connect {
 /// Passwords do not belong into logs, and an address may have one in it.
 impl std::fmt::Debug for Connect {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connect").field("creds", &self.creds).field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("Connect")
+            .field("creds", &self.creds)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
     }
 }
 
@@ -277,11 +281,17 @@ impl From<LogFormat> for Format {
     }
 }
 
+/// A path that may be empty: that is what a variable looks like that somebody took away.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
 /// Such as 500MB, 10GB or 2TB: what the nats-server reads.
 fn store_size(text: &str) -> Result<String, String> {
     let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
     let plain = !digits.is_empty() && digits.len() <= 12 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if plain && digits.bytes().any(|byte| byte != b'0') && ["MB", "GB", "TB"].contains(&&text[digits.len()..]) {
+    if plain && digits.bytes().any(|byte| byte != b'0') && ["MB", "GB", "TB"].contains(&&text[digits.len()..])
+    {
         Ok(text.to_owned())
     } else {
         Err("expected a size such as 500MB, 10GB or 2TB".to_owned())

@@ -11,6 +11,7 @@ mod nats;
 mod process;
 mod ready;
 mod role_command;
+mod role_failure;
 mod roles;
 mod settings;
 mod signals;
@@ -18,6 +19,7 @@ mod simulators;
 mod up;
 
 pub(crate) use ledger::ledger;
+pub(crate) use nats::STORE_MAX as NATS_STORE_MAX;
 pub(crate) use role_command::run;
 pub(crate) use simulators::simulator;
 pub(crate) use up::up;

@@ -26,7 +26,8 @@ pub(super) fn text(shown: &Shown<'_>, strong: impl Fn(&str) -> String) -> String
         .map_or_else(|| "none: settings to try things out".to_owned(), |path| path.display().to_string());
     let teams = list(shown.settings.teams.keys().map(Team::as_str));
     let first = shown.settings.teams.keys().next();
-    let models = first.map(|team| shown.settings.catalog.models_for(&shown.settings.teams, team)).unwrap_or_default();
+    let models =
+        first.map(|team| shown.settings.catalog.models_for(&shown.settings.teams, team)).unwrap_or_default();
     let plain: Vec<&str> = models.iter().map(String::as_str).filter(|model| !model.contains('/')).collect();
     let shown_models = if plain.is_empty() { list(models.iter().map(String::as_str)) } else { list(plain) };
     let mut text = format!(
@@ -35,11 +36,16 @@ pub(super) fn text(shown: &Shown<'_>, strong: impl Fn(&str) -> String) -> String
     );
     if let (Some(team), Some(model)) = (first, cheapest(&models)) {
         let server = if nats == NATS_URL { String::new() } else { format!(" --server {nats}") };
+        let prefix = match shown.settings.subjects.prefix() {
+            "llm" => String::new(),
+            prefix => format!(" --prefix {prefix}"),
+        };
         let team_option = if team.as_str() == "default" { String::new() } else { format!(" --team {team}") };
         let subject = shown.settings.subjects.under(&format!("ask.{team}.{}", Priority::Normal));
-        let body = serde_json::json!({"model": model, "messages": [{"role": "user", "content": "Hello"}]});
+        let model_json = serde_json::Value::from(model.as_str());
+        let body = format!(r#"{{"model":{model_json},"messages":[{{"role":"user","content":"Hello"}}]}}"#);
         text.push_str(&format!(
-            "\nA first request, from another terminal:\n\n  tollgate ask{server}{team_option} --model {model} \"Why is the sky blue?\"\n  nats request{server} {subject} '{body}'\n"
+            "\nA first request, from another terminal:\n\n  tollgate ask{server}{prefix}{team_option} --model {model} \"Why is the sky blue?\"\n  nats request{server} {subject} '{body}'\n"
         ));
     }
     text.push_str("\nCtrl-C ends it; what was accepted is kept.");
@@ -67,13 +73,14 @@ mod tests {
     #[test]
     fn the_banner_says_where_and_how() {
         let settings = tollgate_config::zero(&tollgate_config::EmptyEnvironment);
-        let addresses = Addresses { nats: "nats://127.0.0.1:39001".into(), http: "http://127.0.0.1:8080".into() };
+        let addresses =
+            Addresses { nats: "nats://127.0.0.1:39001".into(), http: "http://127.0.0.1:8080".into() };
         let text = text(
             &Shown {
                 addresses: &addresses,
                 settings: &settings,
                 config: None,
-                nats_log: Some(Path::new("/work/.tollgate/nats-server.log")),
+                nats_log: Some(Path::new("/home/me/.tollgate/nats-server.log")),
             },
             str::to_owned,
         );

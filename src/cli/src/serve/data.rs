@@ -81,7 +81,10 @@ fn in_use(folder: &Path, lock: &mut File) -> Failure {
         "" => "another tollgate".to_owned(),
         pid => format!("another tollgate (process {pid})"),
     };
-    Failure::usage(format!("{owner} uses the data folder {}. End it, or name another folder with --data", folder.display()))
+    Failure::usage(format!(
+        "{owner} uses the data folder {}. End it, or name another folder with --data",
+        folder.display()
+    ))
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ use crate::serve::data::{self, Data};
 use record::Record;
 use spawn::Child;
 
+/// What it may take on disk unless told otherwise.
+pub(crate) const STORE_MAX: &str = "10GB";
 /// An orphan that was asked to end gets this long before it is killed.
 const ORPHAN_ENDS: Duration = Duration::from_secs(20);
 /// What a killed process may take to be gone.
@@ -147,8 +149,10 @@ async fn take_over(launch: &Launch, lock: &File) -> Result<(), Failure> {
         return Ok(());
     }
     let config = render::config_path(&launch.folder);
-    let known = orphan::known(Record::read(&launch.record).as_ref(), &record::pids_of_ports_files(&launch.folder));
-    let orphans: Vec<u32> = known.into_iter().filter(|pid| orphan::is_ours(&orphan::command(*pid), &config)).collect();
+    let known =
+        orphan::known(Record::read(&launch.record).as_ref(), &record::pids_of_ports_files(&launch.folder));
+    let orphans: Vec<u32> =
+        known.into_iter().filter(|pid| orphan::is_ours(&orphan::command(*pid), &config)).collect();
     for pid in &orphans {
         tracing::warn!(pid, "ending the nats-server that an earlier start left behind");
         orphan::signal(*pid, orphan::Signal::SIGTERM);
@@ -161,7 +165,7 @@ async fn take_over(launch: &Launch, lock: &File) -> Result<(), Failure> {
         tracing::warn!(pid, "killing the nats-server that an earlier start left behind");
         orphan::signal(*pid, orphan::Signal::SIGKILL);
     }
-    if wait_for_lock(lock, KILLED_ENDS).await? {
+    if !orphans.is_empty() && wait_for_lock(lock, KILLED_ENDS).await? {
         return Ok(());
     }
     Err(still_there(&launch.folder, &config))
@@ -190,6 +194,8 @@ fn try_lock(lock: &File) -> Result<bool, Failure> {
     match lock.try_lock() {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(error)) => Err(Failure::failed(format!("cannot lock the nats folder: {error}"))),
+        Err(TryLockError::Error(error)) => {
+            Err(Failure::failed(format!("cannot lock the nats folder: {error}")))
+        }
     }
 }

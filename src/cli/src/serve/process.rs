@@ -70,11 +70,11 @@ async fn run_with(
     late: &CancellationToken,
 ) -> Result<(), Failure> {
     let Plan { roles: names, mut settings, connect, listener, data } = plan;
-    let http = listener.local_addr().map_err(|error| Failure::failed(format!("no local address: {error}")))?;
+    let http =
+        listener.local_addr().map_err(|error| Failure::failed(format!("no local address: {error}")))?;
     let addresses = Addresses { nats: ready::shown_server(&connect.server), http: ready::http_url(http) };
     let (health, seen) = watch::channel(Health::starting(&names));
-    telemetry::recorder::install().map_err(|error| Failure::failed(error.to_string()))?;
-    telemetry::set_build_info(env!("CARGO_PKG_VERSION"));
+    install_metrics()?;
     tracker.spawn({
         let late = late.clone();
         async move {
@@ -124,7 +124,11 @@ async fn connected(connect: &ConnectSettings, settings: &Settings) -> Result<Bus
     })?;
     for kept in kept {
         let (stream, difference) = (kept.stream, kept.difference.to_string());
-        tracing::warn!(stream, difference, "a bound stays higher than configured: lowering it could lose requests");
+        tracing::warn!(
+            stream,
+            difference,
+            "a bound stays higher than configured: lowering it could lose requests"
+        );
     }
     Ok(bus)
 }
@@ -133,7 +137,11 @@ fn plan(settings: &Settings, replicas: usize) -> topology::Plan {
     topology::Plan {
         team_requests_max: settings.queue.team_requests_max,
         usage_max_age: DAY * settings.retention.usage_days,
-        providers: settings.providers.iter().map(|(name, provider)| (name.clone(), provider.max_in_flight)).collect(),
+        providers: settings
+            .providers
+            .iter()
+            .map(|(name, provider)| (name.clone(), provider.max_in_flight))
+            .collect(),
         replicas,
     }
 }
@@ -201,7 +209,8 @@ impl Running {
         let draining = async {
             let mut first = Ok(());
             while let Some(ended) = self.roles.join_next().await {
-                let (role, ended) = ended.map_err(|error| Failure::failed(format!("a role broke off: {error}")))?;
+                let (role, ended) =
+                    ended.map_err(|error| Failure::failed(format!("a role broke off: {error}")))?;
                 tracing::info!(role = role.as_str(), "drained");
                 first = first.and(ended);
             }
@@ -252,6 +261,14 @@ async fn watch_connection(bus: Bus, health: watch::Sender<Health>, stop: Cancell
             () = tokio::time::sleep(LOOK) => {}
         }
     }
+}
+
+/// What is counted from now on shows on `/metrics`.
+pub(super) fn install_metrics() -> Result<(), Failure> {
+    telemetry::recorder::install()
+        .map_err(|error| Failure::failed(format!("cannot count anything: {error}")))?;
+    telemetry::set_build_info(env!("CARGO_PKG_VERSION"));
+    Ok(())
 }
 
 /// Listens, or says how to listen elsewhere.

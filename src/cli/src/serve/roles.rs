@@ -13,6 +13,7 @@ use tollgate_telemetry::Role;
 use tollgate_workers::codec::Codec;
 use tollgate_workers::openai::OpenAi;
 
+use super::role_failure;
 use crate::failure::Failure;
 
 /// What every role gets.
@@ -29,18 +30,22 @@ pub(super) struct Context {
 pub(super) async fn run(role: Role, context: Context, ready: impl FnOnce() + Send) -> Result<(), Failure> {
     let Context { bus, settings, data, stop } = context;
     match role {
-        Role::Router => tollgate_router::run(bus, router(&settings), ready, stop).await.map_err(failed),
-        Role::Worker => tollgate_workers::run(bus, worker(&settings), ready, stop).await.map_err(failed),
-        Role::Ask => tollgate_ask::run(bus, ask(&settings), ready, stop).await.map_err(failed),
+        Role::Router => tollgate_router::run(bus, router(&settings), ready, stop)
+            .await
+            .map_err(|error| role_failure::router(&error)),
+        Role::Worker => tollgate_workers::run(bus, worker(&settings), ready, stop)
+            .await
+            .map_err(|error| role_failure::worker(&error)),
+        Role::Ask => tollgate_ask::run(bus, ask(&settings), ready, stop)
+            .await
+            .map_err(|error| role_failure::ask(&error)),
         Role::Ledger => {
             let own = tollgate_ledger::Settings::default();
-            tollgate_ledger::run(bus, own, &data, stop, ready).await.map_err(failed)
+            tollgate_ledger::run(bus, own, &data, stop, ready)
+                .await
+                .map_err(|error| role_failure::ledger(&error))
         }
     }
-}
-
-fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure::usage(error.to_string())
 }
 
 fn router(settings: &Settings) -> tollgate_router::Settings {

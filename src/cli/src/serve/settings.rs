@@ -20,6 +20,7 @@ pub(super) struct Loaded {
 
 /// Reads the named file, else `tollgate.toml` of the current folder if there is one.
 pub(super) fn load(named: Option<&Path>) -> Result<Loaded, Failure> {
+    let named = named.filter(|path| !path.as_os_str().is_empty());
     let environment = |name: &str| variable(name);
     let path = named.unwrap_or(Path::new(FILE));
     let text = match std::fs::read_to_string(path) {

@@ -16,7 +16,8 @@ pub(super) struct Signals {
 
 impl Signals {
     pub(super) fn new() -> Result<Self, Failure> {
-        let on = |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot wait for signals: {error}")));
+        let on =
+            |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot wait for signals: {error}")));
         let hang_up = std::io::stdout().is_terminal().then(|| on(SignalKind::hangup())).transpose()?;
         Ok(Self { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())?, hang_up })
     }

@@ -67,7 +67,8 @@ pub(crate) async fn simulator(args: &args::Simulator, global: &Global) -> Result
 }
 
 fn base_url(listener: &TcpListener) -> Result<String, Failure> {
-    let address = listener.local_addr().map_err(|error| Failure::failed(format!("no local address: {error}")))?;
+    let address =
+        listener.local_addr().map_err(|error| Failure::failed(format!("no local address: {error}")))?;
     Ok(format!("{}/v1", ready::http_url(address)))
 }
 

@@ -26,6 +26,8 @@ pub(crate) async fn up(args: &args::Up, global: &Global) -> Result<(), Failure> 
     let loaded = settings::load(global.config.as_deref())?;
     let listener = listen(args.listen.as_deref()).await?;
     let data = Data::open(&args.data)?;
+    // Before anything is counted.
+    process::install_metrics()?;
 
     let own = match server {
         Server::Named(_) => None,

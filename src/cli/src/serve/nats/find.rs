@@ -25,9 +25,9 @@ pub(crate) struct Found {
 /// `make tools` fetched into this folder or one above it.
 pub(crate) async fn program(named: Option<&Path>) -> Result<Found, Failure> {
     if let Some(path) = named.filter(|path| !path.as_os_str().is_empty()) {
-        return probe(path)
-            .await
-            .map_err(|reason| Failure::usage(format!("the nats-server that was named cannot be used: {reason}")));
+        return probe(path).await.map_err(|reason| {
+            Failure::usage(format!("the nats-server that was named cannot be used: {reason}"))
+        });
     }
     let here = std::env::current_dir().unwrap_or_default();
     let mut skipped = Vec::new();
@@ -45,7 +45,8 @@ pub(crate) async fn program(named: Option<&Path>) -> Result<Found, Failure> {
 
 /// Where to look, in this order.
 fn candidates(search_path: Option<&OsStr>, here: &Path) -> Vec<PathBuf> {
-    let on_path = search_path.into_iter().flat_map(std::env::split_paths).filter(|folder| folder.is_absolute());
+    let on_path =
+        search_path.into_iter().flat_map(std::env::split_paths).filter(|folder| folder.is_absolute());
     let fetched = here.ancestors().map(|folder| folder.join(".tools"));
     on_path.chain(fetched).map(|folder| folder.join(PROGRAM)).collect()
 }
@@ -65,7 +66,8 @@ fn judge(path: &Path, said: &str) -> Result<Found, String> {
     let shown = path.display();
     let version = said.trim().rsplit(['v', ' ']).next().unwrap_or_default();
     let mut parts = version.split(['.', '-', '+']).map(str::parse::<u64>);
-    let (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) = (parts.next(), parts.next(), parts.next()) else {
+    let (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) = (parts.next(), parts.next(), parts.next())
+    else {
         return Err(format!("{shown} is no nats-server"));
     };
     if (major, minor, patch) < SERVER_VERSION_MIN {
@@ -125,7 +127,8 @@ mod tests {
 
     #[test]
     fn whoever_has_none_is_told_how_to_get_one() {
-        let text = none_found(&["/usr/bin/nats-server is 2.9.25, and 2.12.0 is the oldest that will do".into()]);
+        let text =
+            none_found(&["/usr/bin/nats-server is 2.9.25, and 2.12.0 is the oldest that will do".into()]);
         for part in ["make tools", "github.com/nats-io", "2.9.25", "--server"] {
             assert!(text.contains(part), "{text}");
         }

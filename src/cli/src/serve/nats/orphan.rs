@@ -16,7 +16,8 @@ pub(super) type CommandLine = Vec<String>;
 /// The process ids to look at: ours to know, and those the servers noted themselves (which is all there is if
 /// we were killed between starting one and writing that down).
 pub(super) fn known(record: Option<&Record>, noted: &[u32]) -> Vec<u32> {
-    let mut pids: Vec<u32> = record.map(|record| record.pid).into_iter().chain(noted.iter().copied()).collect();
+    let mut pids: Vec<u32> =
+        record.map(|record| record.pid).into_iter().chain(noted.iter().copied()).collect();
     pids.sort_unstable();
     pids.dedup();
     // 0 is no process, but our own group to `kill`; 1 is never ours.
@@ -43,8 +44,10 @@ pub(super) fn command(pid: u32) -> CommandLine {
 /// the last word is taken to be all that follows our own option.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn command(pid: u32) -> CommandLine {
-    let output = std::process::Command::new("ps").args(["-ww", "-o", "command=", "-p", &pid.to_string()]).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    let output =
+        std::process::Command::new("ps").args(["-ww", "-o", "command=", "-p", &pid.to_string()]).output();
+    let text =
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
     words_of_ps(&text)
 }
 

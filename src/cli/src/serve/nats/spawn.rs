@@ -42,7 +42,8 @@ impl Child {
             durability: launch.durability,
         };
         let text = render::config(&values)?;
-        std::fs::write(&config, text).map_err(|error| format!("cannot write {}: {error}", config.display()))?;
+        std::fs::write(&config, text)
+            .map_err(|error| format!("cannot write {}: {error}", config.display()))?;
         let log_from = roll(&launch.log);
         let (process, pid) = spawn(launch, lock, &config)
             .map_err(|error| format!("cannot start {}: {error}", launch.program.display()))?;
@@ -51,7 +52,9 @@ impl Child {
         child.note(launch);
         match tokio::time::timeout(READY, child.ready(launch)).await {
             Ok(Ok(port)) => child.port = port,
-            Ok(Err(status)) => return Err(did_not_start(&format!("ended ({status})"), &launch.log, log_from)),
+            Ok(Err(status)) => {
+                return Err(did_not_start(&format!("ended ({status})"), &launch.log, log_from));
+            }
             Err(_) => {
                 child.stop(Duration::from_secs(5)).await;
                 let what = format!("let nobody in for {} s", READY.as_secs());
