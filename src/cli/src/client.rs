@@ -11,6 +11,8 @@ mod config;
 mod connect;
 mod doctor;
 mod duration;
+#[cfg(test)]
+mod end_to_end;
 mod files;
 mod gather;
 mod plan;

@@ -4,7 +4,7 @@
 //! error. On a terminal there are colours (unless `NO_COLOR` is set) and a progress bar; elsewhere plain
 //! text. With `--json` a result is one JSON document, and so is a failure.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what this module is for")]
+#![expect(clippy::print_stderr, reason = "printing is what this module is for")]
 
 use std::io::IsTerminal;
 
@@ -151,7 +151,9 @@ impl Table {
             let cell = Cell::new(name);
             if bold_header { cell.add_attribute(Attribute::Bold) } else { cell }
         });
-        table.set_header(header.collect::<Vec<_>>());
+        if self.header.iter().any(|name| !name.is_empty()) {
+            table.set_header(header.collect::<Vec<_>>());
+        }
         for row in &self.rows {
             table.add_row(row.iter().map(|text| clean(text)).collect::<Vec<_>>());
         }
@@ -192,6 +194,10 @@ mod tests {
         let mut table = Table::new(&["team", ">requests", ">cost"]);
         table.row(["research", "12", "$0.0123"]);
         table.row(["a\u{1b}[31mb", "1234", "$0.00"]);
-        insta::assert_snapshot!(table.render(false, false), @"");
+        insta::assert_snapshot!(table.render(false, false), @r"
+        team      requests     cost
+        research        12  $0.0123
+        a [31mb       1234    $0.00
+        ");
     }
 }

@@ -204,9 +204,17 @@ mod tests {
     fn a_refusal_is_told_apart_from_an_answer() {
         for (headers, answer, expected) in [
             (vec![], json!({"error": null}), None),
-            (vec![], json!({"error": {"message": "no", "code": "unknown_model", "param": "model"}}), Some("unknown_model: no (field model)")),
+            (
+                vec![],
+                json!({"error": {"message": "no", "code": "unknown_model", "param": "model"}}),
+                Some("unknown_model: no (field model)"),
+            ),
             (vec![("Nats-Service-Error", "full")], json!({}), Some("full")),
-            (vec![("Nats-Service-Error", "x")], json!({"error": {"message": "no", "code": "queue_full"}}), Some("queue_full: no")),
+            (
+                vec![("Nats-Service-Error", "x")],
+                json!({"error": {"message": "no", "code": "queue_full"}}),
+                Some("queue_full: no"),
+            ),
         ] {
             assert_eq!(refusal(&Slice(&headers), &answer).as_deref(), expected, "{answer}");
         }

@@ -76,7 +76,8 @@ async fn whole_group(
         for message in &page.messages {
             cursor = cursor.max(message.sequence);
             let id = message.subject.rsplit('.').next().unwrap_or_default();
-            let Some(parsed) = tollgate_protocol::Identity::from_tokens(&format!("{team}.{group}.{id}")) else {
+            let Some(parsed) = tollgate_protocol::Identity::from_tokens(&format!("{team}.{group}.{id}"))
+            else {
                 continue;
             };
             files.add(&answer(&parsed.id, message))?;
@@ -130,7 +131,9 @@ async fn of_file(bus: &Bus, plan: &Plan, args: &CollectArgs, output: &Output) ->
     let state = results.close();
     match ended {
         Some(Ok(())) => {}
-        Some(Err(failure)) => return Err(Failure { message: format!("{}.\n{state}", failure.message), ..failure }),
+        Some(Err(failure)) => {
+            return Err(Failure { message: format!("{}.\n{state}", failure.message), ..failure });
+        }
         None => {
             output.note(format!("stopped. {state}"));
             return Ok(ExitCode::from(super::EXIT_INTERRUPTED));
@@ -139,7 +142,9 @@ async fn of_file(bus: &Bus, plan: &Plan, args: &CollectArgs, output: &Output) ->
     let (tally, earlier, missing) = (*results.tally(), results.earlier(), results.remaining());
     let finished = results.finish()?;
     if missing > 0 {
-        output.note(format!("{missing} requests have no answer yet: run the same command later, or with --wait"));
+        output.note(format!(
+            "{missing} requests have no answer yet: run the same command later, or with --wait"
+        ));
     }
     let took = if args.wait { started.elapsed() } else { Duration::ZERO };
     let summary = Summary::new(plan, tally, earlier, finished, took);

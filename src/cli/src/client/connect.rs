@@ -61,7 +61,10 @@ async fn connection(global: &Global) -> Result<Connection, Failure> {
         match Connection::open(&connect.settings_for(&server, NAME)).await {
             Ok(connection) => return Ok(connection),
             Err(ConnectError::Unreachable { .. }) => {
-                tracing::info!(server, "the server named in {ADDRESS_FILE} is not running; trying {NATS_URL}");
+                tracing::info!(
+                    server,
+                    "the server named in {ADDRESS_FILE} is not running; trying {NATS_URL}"
+                );
             }
             Err(error) => return Err(error.into()),
         }
@@ -75,9 +78,9 @@ pub(crate) fn publish_failure(error: &PublishError) -> Failure {
         PublishError::Permission(_) => {
             Failure::usage(format!("{error}. Check --team and the credentials: they are for one team"))
         }
-        PublishError::TooLarge { .. } => {
-            Failure::usage(format!("{error}. Make the request smaller, or raise max_payload of the nats-server"))
-        }
+        PublishError::TooLarge { .. } => Failure::usage(format!(
+            "{error}. Make the request smaller, or raise max_payload of the nats-server"
+        )),
         PublishError::NoAnswer(_) => Failure::unreachable(error.to_string()),
         _ => Failure::failed(error.to_string()),
     }

@@ -143,7 +143,9 @@ impl Part {
                 )));
             }
             // Some network file systems have no locks; that is no reason to refuse to work.
-            Err(TryLockError::Error(error)) => tracing::warn!(%error, "{} cannot be locked", partial.display()),
+            Err(TryLockError::Error(error)) => {
+                tracing::warn!(%error, "{} cannot be locked", partial.display())
+            }
         }
         let lines = keep_lines(&mut file, &mut keeps).map_err(|error| trouble("read", &partial, &error))?;
         Ok(Self { path: path.to_owned(), partial, file: BufWriter::with_capacity(256 * 1024, file), lines })

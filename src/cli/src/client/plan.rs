@@ -62,7 +62,8 @@ impl Paths {
         };
         let out = self.out.clone().unwrap_or_else(|| named(".out.jsonl"));
         let errors = self.errors.clone().unwrap_or_else(|| named(".errors.jsonl"));
-        let same = [(Some(out.as_path()), Some(errors.as_path())), (Some(&out), input), (Some(&errors), input)];
+        let same =
+            [(Some(out.as_path()), Some(errors.as_path())), (Some(&out), input), (Some(&errors), input)];
         if same.iter().any(|(one, other)| one.is_some() && one == other) {
             return Err(Failure::usage("the input, --out and --errors must be three different files"));
         }
@@ -168,7 +169,9 @@ impl Plan {
     /// Whether an answer is to this very request. In the file's own group it always is; in a group that was
     /// named, the same `custom_id` may have been used before.
     pub(crate) fn is_answer_to(&self, index: usize, digest: Option<&str>) -> bool {
-        let Some(digest) = digest.filter(|_| self.group_is_given).and_then(Digest::parse) else { return true };
+        let Some(digest) = digest.filter(|_| self.group_is_given).and_then(Digest::parse) else {
+            return true;
+        };
         self.payload(index).is_ok_and(|payload| Digest::of(&payload) == digest)
     }
 
@@ -178,7 +181,8 @@ impl Plan {
             .filter(|index| {
                 let body = self.batch.body(&self.batch.lines[*index]).len();
                 body + HEADERS_BYTES_MAX + 8_192 > max_payload
-                    && self.payload(*index).map_or(0, |payload| payload.len()) + HEADERS_BYTES_MAX > max_payload
+                    && self.payload(*index).map_or(0, |payload| payload.len()) + HEADERS_BYTES_MAX
+                        > max_payload
             })
             .map(|index| self.batch.lines[index].number)
             .collect();

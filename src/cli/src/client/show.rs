@@ -83,7 +83,8 @@ pub(crate) async fn run(args: ShowArgs, global: &Global, output: &Output) -> Res
     if answers.is_empty() && open.is_empty() {
         return Err(Failure::failed(format!(
             "nothing is stored for {}. It waits in the queue and was never tried, or was answered longer ago than \
-             answers are kept, or was never accepted. `tollgate status` shows what waits",
+             answers are kept, or was never accepted. `tollgate status` shows what waits; a custom_id needs --team \
+             and --group",
             args.id
         )));
     }
@@ -241,8 +242,18 @@ mod tests {
             ("seq-7", Some("t"), Some("_"), "t._.seq-7"),
             ("my id!", Some("t"), Some("g"), "t.g.f69808f2-03fa-5ea4-8074-3bb607577e43"),
             ("a", Some("*"), None, "--team: expected 1 to 64 characters of A-Z a-z 0-9 _ -"),
-            ("seq-x", None, None, "\"seq-x\" is not an id. For a custom_id of a batch, give --team and --group as well"),
-            (">", None, None, "\">\" is not an id. For a custom_id of a batch, give --team and --group as well"),
+            (
+                "seq-x",
+                None,
+                None,
+                "\"seq-x\" is not an id. For a custom_id of a batch, give --team and --group as well",
+            ),
+            (
+                ">",
+                None,
+                None,
+                "\">\" is not an id. For a custom_id of a batch, give --team and --group as well",
+            ),
         ] {
             assert_eq!(patterns_of(id, team, group), expected, "{id}");
         }

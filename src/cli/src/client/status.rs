@@ -185,10 +185,30 @@ mod tests {
             responses: 100,
             usage_events: 120,
             usage_lag: Some(2),
-            roles: Roles { router_pulls: 48, worker_pulls: 0, ledger_pulls: 1, services: vec!["ask 0.1.0".into()] },
+            roles: Roles {
+                router_pulls: 48,
+                worker_pulls: 0,
+                ledger_pulls: 1,
+                services: vec!["ask 0.1.0".into()],
+            },
             missing_streams: Vec::new(),
         };
-        insta::assert_snapshot!(overview(&status).render(false, false), @"");
-        insta::assert_snapshot!(providers(&status.dispatch).render(false, false), @"");
+        insta::assert_snapshot!(overview(&status).render(false, false), @r"
+        nats-server       n1 2.15.1
+        stored            12.3 MB
+        waiting           1 high, 2 normal, 3000 low
+        in routers        64
+        for later         4
+        responses stored  100
+        usage events      120, 2 not in the ledger yet
+        routers           alive
+        workers           none waits for work
+        ledger            alive
+        services          ask 0.1.0
+        ");
+        insta::assert_snapshot!(providers(&status.dispatch).render(false, false), @r"
+        provider  waiting  in flight  at most  idle pulls
+        openai          8         64       64           0
+        ");
     }
 }

@@ -134,7 +134,8 @@ async fn get(bus: &Bus, stream: &str, request: &serde_json::Value) -> Result<Pag
         let number = |name: &str| header(name).and_then(|value| value.parse::<u64>().ok());
         match reply.status {
             None => {
-                let (Some(sequence), Some(subject)) = (number("Nats-Sequence"), header("Nats-Subject")) else {
+                let (Some(sequence), Some(subject)) = (number("Nats-Sequence"), header("Nats-Subject"))
+                else {
                     return Err(Error::Refused("a reply without Nats-Sequence".into()));
                 };
                 page.pending = number("Nats-Num-Pending").unwrap_or(0);

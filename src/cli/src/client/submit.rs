@@ -164,7 +164,12 @@ async fn detach(bus: &Bus, plan: &Plan, args: &SubmitArgs, output: &Output) -> R
             "already_answered": plan.len() - indices.len(), "collect": collect,
         }));
     } else {
-        output.note(format!("sent {} of {} requests, group {}. Collect the answers with", indices.len(), plan.len(), plan.group));
+        output.note(format!(
+            "sent {} of {} requests, group {}. Collect the answers with",
+            indices.len(),
+            plan.len(),
+            plan.group
+        ));
         output.line(collect);
     }
     Ok(ExitCode::SUCCESS)

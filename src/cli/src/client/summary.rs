@@ -142,12 +142,35 @@ mod tests {
 
     #[test]
     fn a_summary_for_people() {
-        insta::assert_snapshot!(summary(1, Some("a.errors.jsonl"), None).table().render(false, false), @"");
-        insta::assert_snapshot!(summary(0, None, Some("a.errors.jsonl")).table().render(false, false), @"");
+        insta::assert_snapshot!(summary(1, Some("a.errors.jsonl"), None).table().render(false, false), @r"
+        group             b-1
+        requests          8
+        succeeded         7
+        failed            1
+        answered earlier  2
+        cost              $0.00123
+        tokens            1000 in (10 cached), 500 out (0 reasoning)
+        took              1.5 s, 4/s
+        answers           a.out.jsonl
+        failures          a.errors.jsonl
+        ");
+        insta::assert_snapshot!(summary(0, None, Some("a.errors.jsonl")).table().render(false, false), @r"
+        group             b-1
+        requests          8
+        succeeded         7
+        failed            0
+        not answered yet  1
+        answered earlier  2
+        cost              $0.00123
+        tokens            1000 in (10 cached), 500 out (0 reasoning)
+        took              1.5 s, 3.3/s
+        answers           a.out.jsonl
+        failures          none; removed the earlier a.errors.jsonl
+        ");
     }
 
     #[test]
     fn a_summary_for_programs() {
-        insta::assert_snapshot!(serde_json::to_string(&summary(1, None, None)).unwrap(), @"");
+        insta::assert_snapshot!(serde_json::to_string(&summary(1, None, None)).unwrap(), @r#"{"team":"t","group":"b-1","total":8,"succeeded":7,"failed":1,"missing":0,"answered_earlier":2,"cost_nano_usd":1230000,"usage":{"input_tokens":1000,"cached_input_tokens":10,"output_tokens":500,"reasoning_tokens":0},"duration_ms":1500,"requests_per_second":4.0,"out":"a.out.jsonl","errors":null,"removed":null}"#);
     }
 }

@@ -54,9 +54,9 @@ pub(crate) enum Bucket {
 /// Reads a time or a day.
 fn time(text: &str) -> Result<Timestamp, String> {
     let day = format!("{text}T00:00:00Z");
-    text.parse().or_else(|_| day.parse()).map_err(|_| {
-        "expected a time such as 2026-01-31T12:00:00Z, or a day such as 2026-01-31".to_owned()
-    })
+    text.parse()
+        .or_else(|_| day.parse())
+        .map_err(|_| "expected a time such as 2026-01-31T12:00:00Z, or a day such as 2026-01-31".to_owned())
 }
 
 /// The question to the ledger.
@@ -83,8 +83,7 @@ fn query(args: &UsageArgs) -> Value {
 pub(crate) async fn run(args: UsageArgs, global: &Global, output: &Output) -> Result<ExitCode, Failure> {
     let bus = connect::bus(global, &args.at).await?;
     let subject = bus.subjects().control("usage", "query");
-    let request =
-        Request::new().payload(query(&args).to_string().into()).timeout(Some(ANSWER_TIMEOUT));
+    let request = Request::new().payload(query(&args).to_string().into()).timeout(Some(ANSWER_TIMEOUT));
     let reply = bus.client().send_request(subject, request).await.map_err(|error| match error.kind() {
         RequestErrorKind::NoResponders => {
             Failure::unreachable("no ledger answers: is `tollgate run ledger` or `tollgate up` running?")
@@ -103,7 +102,7 @@ pub(crate) async fn run(args: UsageArgs, global: &Global, output: &Output) -> Re
         output.json(&answer);
         return Ok(ExitCode::SUCCESS);
     }
-    output.table(&table(&answer));
+    output.table(&table(&answer, &args.by));
     if let Some(lag) = answer.pointer("/as_of/lag").and_then(Value::as_u64)
         && lag > 0
     {
@@ -112,9 +111,13 @@ pub(crate) async fn run(args: UsageArgs, global: &Global, output: &Output) -> Re
     Ok(ExitCode::SUCCESS)
 }
 
+/// The numbers that are shown first and last; what else the ledger counts stands between them.
+const FIRST: [&str; 4] = ["requests", "succeeded", "failed", "errors"];
+const LAST: &str = "cost_nano_usd";
+
 /// Rows and their total. What the ledger counts is the ledger's to say, so the columns come from the rows:
-/// labels first, then numbers, in the order they came in.
-fn table(answer: &Value) -> Table {
+/// the time, the labels that were asked for, then the numbers.
+fn table(answer: &Value, by: &[String]) -> Table {
     let rows: Vec<Map<String, Value>> =
         answer["rows"].as_array().into_iter().flatten().filter_map(Value::as_object).map(flat).collect();
     let total = answer["total"].as_object().map(flat).unwrap_or_default();
@@ -125,7 +128,12 @@ fn table(answer: &Value) -> Table {
             None => columns.push((name, value.is_number())),
         }
     }
-    columns.sort_by_key(|(_, number)| *number);
+    columns.sort_by_key(|(name, number)| {
+        let asked = by.iter().position(|label| label.trim() == name.as_str());
+        let first = FIRST.iter().position(|known| known == name);
+        let place = if *number { first.unwrap_or(FIRST.len()) } else { asked.map_or(0, |place| place + 1) };
+        (*number && asked.is_none(), *name == LAST, place)
+    });
     let header: Vec<String> = columns
         .iter()
         .map(|(name, number)| {
@@ -151,7 +159,9 @@ fn flat(row: &Map<String, Value>) -> Map<String, Value> {
     for (name, value) in row {
         match value {
             Value::Object(inner) => {
-                for (inner_name, value) in inner.iter().filter(|(_, value)| !value.is_array() && !value.is_object()) {
+                for (inner_name, value) in
+                    inner.iter().filter(|(_, value)| !value.is_array() && !value.is_object())
+                {
                     flat.insert(inner_name.clone(), value.clone());
                 }
             }
@@ -182,7 +192,7 @@ mod tests {
     fn args() -> UsageArgs {
         UsageArgs {
             at: At { prefix: "llm".into() },
-            by: vec!["team".into(), " model".into()],
+            by: vec!["team".into(), "model ".into()],
             from: None,
             to: None,
             filters: Vec::new(),
@@ -200,7 +210,7 @@ mod tests {
             bucket: Some(Bucket::Day),
             ..args()
         };
-        insta::assert_snapshot!(query(&full), @"");
+        insta::assert_snapshot!(query(&full), @r#"{"bucket":"day","by":["team","model"],"from":"2026-01-31T00:00:00Z","to":"2026-02-01T11:00:00Z","where":{"team":"a=b"}}"#);
         assert!(time("yesterday").is_err());
     }
 
@@ -214,7 +224,12 @@ mod tests {
             "total": {"requests": 13, "cost_nano_usd": 1_234_000},
             "as_of": {"lag": 0},
         });
-        insta::assert_snapshot!(table(&answer).render(false, false), @"");
-        assert_eq!(table(&json!({})).rows.len(), 1);
+        insta::assert_snapshot!(table(&answer, &args().by).render(false, false), @r"
+        team      model        requests       cost
+        research  gpt-4o-mini        12  $0.001234
+        a         -                   1      $0.00
+        total     -                  13  $0.001234
+        ");
+        assert_eq!(table(&json!({}), &[]).rows.len(), 1);
     }
 }

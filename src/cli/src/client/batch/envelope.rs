@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn a_line_becomes_an_envelope() {
-        let text = r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m", "x":1.0}}"#;
+        let text =
+            r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m", "x":1.0}}"#;
         let batch = read(text.into()).unwrap();
         let (team, group) = (Team::parse("t").unwrap(), Group::parse("g").unwrap());
         let id = request_id(&team, &group, "a");
@@ -97,7 +98,7 @@ mod tests {
             ..Labels::default()
         };
         let payload = payload(&batch, &batch.lines[0], &group, &id, &labels).unwrap();
-        insta::assert_snapshot!(String::from_utf8(payload).unwrap(), @"");
+        insta::assert_snapshot!(String::from_utf8(payload).unwrap(), @r#"{"id":"318177ff-9e36-5289-a3ec-fbbf71c82aaa","group":"g","endpoint":"chat.completions","body":{"model":"m", "x":1.0},"project":"p","tags":{"application":"demo"},"ttl_ms":5}"#);
     }
 
     #[test]
@@ -109,7 +110,13 @@ mod tests {
             ttl_ms: Some(TTL_MS_MAX + 1),
             ..Labels::default()
         };
-        insta::assert_snapshot!(bad.problems().join("\n"), @"");
+        insta::assert_snapshot!(bad.problems().join("\n"), @r#"
+        --project: expected 1 to 256 bytes of printable text
+        --user: expected 1 to 256 bytes of printable text
+        --tag: 17 tags, the limit is 16
+        --tag "t3": expected name=value of printable text, at most 64 and 256 bytes
+        --ttl: the most that can be asked for is 7d
+        "#);
         assert!(Labels::default().problems().is_empty());
     }
 }

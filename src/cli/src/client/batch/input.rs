@@ -123,6 +123,10 @@ fn read_line(raw: &[u8], number: usize, offset: usize) -> Result<Line, Vec<Input
         let message = format!("{levels} levels of nesting, the limit is {DEPTH_MAX}");
         return Err(vec![problem("too_deep", message)]);
     }
+    // The parser would take an array for the fields in their order.
+    if !raw.trim_ascii_start().starts_with(b"{") {
+        return Err(vec![problem("invalid_json_line", "not a JSON object".into())]);
+    }
     let line: RawLine<'_> = match serde_json::from_slice(raw) {
         Ok(line) => line,
         Err(error) => return Err(vec![problem("invalid_json_line", json_message(raw, &error))]),
@@ -206,9 +210,6 @@ fn json_message(raw: &[u8], error: &serde_json::Error) -> String {
     let reason = text.split(" at line ").next().unwrap_or(&text);
     if std::str::from_utf8(raw).is_err() {
         return "not UTF-8 text".into();
-    }
-    if error.is_data() && !raw.trim_ascii_start().starts_with(b"{") {
-        return "not a JSON object".into();
     }
     format!("not a JSON object: {reason} (column {})", error.column())
 }

@@ -175,9 +175,10 @@ pub(crate) fn duplicate(custom_id: &str, id: &RequestId) -> Answer {
 
 fn never_executed(status: Status) -> LineError<'static> {
     match status {
-        Status::Cancelled => {
-            LineError { code: "batch_cancelled", message: "This request was cancelled before it was executed." }
-        }
+        Status::Cancelled => LineError {
+            code: "batch_cancelled",
+            message: "This request was cancelled before it was executed.",
+        },
         _ => LineError {
             code: "batch_expired",
             message: "This request could not be executed before the completion window expired.",
@@ -186,7 +187,10 @@ fn never_executed(status: Status) -> LineError<'static> {
 }
 
 fn unreadable() -> LineError<'static> {
-    LineError { code: "unreadable_response", message: "The stored response is not one that this version can read." }
+    LineError {
+        code: "unreadable_response",
+        message: "The stored response is not one that this version can read.",
+    }
 }
 
 fn refusal<'a>(id: &'a str, problem: &Problem) -> HttpResponse<'a> {

@@ -85,7 +85,11 @@ async fn clock(bus: &Bus) -> Check {
     let described = reply.ok().and_then(|reply| serde_json::from_slice::<Described>(&reply.payload).ok());
     match described {
         Some(described) => skew(before, described.ts, after),
-        None => Check::warning("clock", "the server did not tell its time", "look again once the streams are there"),
+        None => Check::warning(
+            "clock",
+            "the server did not tell its time",
+            "look again once the streams are there",
+        ),
     }
 }
 
@@ -112,8 +116,12 @@ async fn streams(bus: &Bus, settings: Option<&Settings>) -> Check {
             providers.map(|(name, provider)| (name.clone(), provider.max_in_flight)).collect()
         })
         .unwrap_or_default();
-    let plan =
-        topology::Plan { team_requests_max: 1, usage_max_age: Duration::from_secs(86_400), providers, replicas: 1 };
+    let plan = topology::Plan {
+        team_requests_max: 1,
+        usage_max_age: Duration::from_secs(86_400),
+        providers,
+        replicas: 1,
+    };
     let (mut missing, mut different, mut well) = (Vec::new(), Vec::new(), 0);
     for wanted in topology::streams(bus.subjects(), &plan, 1) {
         match bus.jetstream().get_stream(&wanted.name).await {
@@ -125,12 +133,17 @@ async fn streams(bus: &Bus, settings: Option<&Settings>) -> Check {
         }
     }
     if !different.is_empty() {
-        let advice = "these are not Tollgate's: use another subject_prefix, or remove them if nobody needs them";
+        let advice =
+            "these are not Tollgate's: use another subject_prefix, or remove them if nobody needs them";
         return Check::bad("streams", different.join("; "), advice);
     }
     if !missing.is_empty() {
         let found = format!("missing: {}", missing.join(", "));
-        return Check::bad("streams", found, "start `tollgate up`, or a role with `tollgate run`: it makes them");
+        return Check::bad(
+            "streams",
+            found,
+            "start `tollgate up`, or a role with `tollgate run`: it makes them",
+        );
     }
     Check::good("streams", format!("{well} are there and as they should be"))
 }

@@ -16,7 +16,10 @@ pub(super) fn checks(global: &Global) -> (Option<Settings>, Vec<Check>) {
     let (settings, configuration) = match config::file_meant(global.config.as_deref()) {
         None => {
             let found = "no tollgate.toml here; the built-in simulator is used";
-            (Some(tollgate_config::zero(&tollgate_config::EmptyEnvironment)), Check::good("configuration", found))
+            (
+                Some(tollgate_config::zero(&tollgate_config::EmptyEnvironment)),
+                Check::good("configuration", found),
+            )
         }
         Some(file) => match config::load(&file) {
             Ok(settings) => {

@@ -53,14 +53,18 @@ fn files_get_their_names_at_the_end() {
     let finished = files.finish().unwrap();
     assert_eq!(finished, Finished { out: folder.path("out"), errors: None, removed: None });
     assert_eq!(folder.read("out").unwrap(), line("c-1") + "\n");
-    assert_eq!((folder.read("out.partial"), folder.read("err"), folder.read("err.partial")), (None, None, None));
+    assert_eq!(
+        (folder.read("out.partial"), folder.read("err"), folder.read("err.partial")),
+        (None, None, None)
+    );
 }
 
 #[test]
 fn a_killed_run_is_continued() {
     let folder = Folder::new();
     let cut = &line("c-3")[..20];
-    folder.write("out.partial", &format!("{}\n{}\nnonsense\n{}\n{cut}", line("c-1"), line("x-9"), line("c-2")));
+    folder
+        .write("out.partial", &format!("{}\n{}\nnonsense\n{}\n{cut}", line("c-1"), line("x-9"), line("c-2")));
     folder.write("err.partial", &format!("{}\n{}\n", line("c-4"), line("c-1")));
     let (mut files, found) = folder.open().unwrap();
     assert_eq!(found, ["c-1", "c-2", "c-4"]);
@@ -68,7 +72,10 @@ fn a_killed_run_is_continued() {
     assert_eq!(files.tally().cost_nano_usd, NanoUsd(15));
     files.add(&success("c-3")).unwrap();
     files.finish().unwrap();
-    assert_eq!(folder.read("out").unwrap(), [line("c-1"), line("c-2"), line("c-3"), String::new()].join("\n"));
+    assert_eq!(
+        folder.read("out").unwrap(),
+        [line("c-1"), line("c-2"), line("c-3"), String::new()].join("\n")
+    );
     assert_eq!(folder.read("err").unwrap(), line("c-4") + "\n");
 }
 

@@ -47,7 +47,10 @@ fn an_answer_to_another_request_is_told_apart() {
     assert!(before.is_answer_to(0, Some(&digest)));
     assert!(!now.is_answer_to(0, Some(&digest)));
     assert!(now.is_answer_to(0, None));
-    assert!(plan(&line("a", "m"), None).is_answer_to(0, Some(&"0".repeat(64))), "options may differ in the file's own group");
+    assert!(
+        plan(&line("a", "m"), None).is_answer_to(0, Some(&"0".repeat(64))),
+        "options may differ in the file's own group"
+    );
 }
 
 #[test]

@@ -44,22 +44,34 @@ fn shown(response: &Response) -> String {
 #[test]
 fn a_success_goes_to_the_output_file_on_one_line() {
     let body = "{\n  \"choices\": [],\r\n\"text\":\"a\\nb\"}";
-    insta::assert_snapshot!(shown(&response(Status::Succeeded, Some(body), None)), @"");
+    insta::assert_snapshot!(shown(&response(Status::Succeeded, Some(body), None)), @r#"
+    Out
+    {"id":"batch_req_fe371429cd93","custom_id":"my \"id\"","response":{"status_code":200,"request_id":"fe371429-cd93","body":{   "choices": [],  "text":"a\nb"}},"error":null,"tollgate":{"id":"fe371429-cd93","status":"succeeded","provider":"sim","model":"demo","cost_nano_usd":1100,"usage":{"input_tokens":3,"cached_input_tokens":0,"output_tokens":4,"reasoning_tokens":0},"attempts":1,"queued_ms":5,"total_ms":18}}
+    "#);
 }
 
 #[test]
 fn what_was_refused_has_an_http_response() {
     let problem = Problem::at(ErrorCode::UnknownModel, "body.model", "no such model");
-    insta::assert_snapshot!(shown(&response(Status::Rejected, None, Some(problem))), @"");
+    insta::assert_snapshot!(shown(&response(Status::Rejected, None, Some(problem))), @r#"
+    Errors
+    {"id":"batch_req_fe371429cd93","custom_id":"my \"id\"","response":{"status_code":404,"request_id":"fe371429-cd93","body":{"error":{"code":"unknown_model","message":"no such model","param":"body.model","type":"invalid_request_error"}}},"error":null,"tollgate":{"id":"fe371429-cd93","status":"rejected","provider":"sim","model":"demo","cost_nano_usd":1100,"usage":{"input_tokens":3,"cached_input_tokens":0,"output_tokens":4,"reasoning_tokens":0},"attempts":1,"queued_ms":5,"total_ms":18}}
+    "#);
 }
 
 #[test]
 fn what_never_ran_has_an_error() {
     let problem = Problem::new(ErrorCode::DeadlineExceeded, "too late");
-    insta::assert_snapshot!(shown(&response(Status::Expired, None, Some(problem))), @"");
+    insta::assert_snapshot!(shown(&response(Status::Expired, None, Some(problem))), @r#"
+    Errors
+    {"id":"batch_req_fe371429cd93","custom_id":"my \"id\"","response":null,"error":{"code":"batch_expired","message":"This request could not be executed before the completion window expired."},"tollgate":{"id":"fe371429-cd93","status":"expired","provider":"sim","model":"demo","cost_nano_usd":1100,"usage":{"input_tokens":3,"cached_input_tokens":0,"output_tokens":4,"reasoning_tokens":0},"attempts":1,"queued_ms":5,"total_ms":18}}
+    "#);
     let problem = Problem::new(ErrorCode::Cancelled, "taken back");
-    insta::assert_snapshot!(shown(&response(Status::Cancelled, None, Some(problem))), @"");
-    insta::assert_snapshot!(duplicate("c", &RequestId::parse("x").unwrap()).line, @"");
+    insta::assert_snapshot!(shown(&response(Status::Cancelled, None, Some(problem))), @r#"
+    Errors
+    {"id":"batch_req_fe371429cd93","custom_id":"my \"id\"","response":null,"error":{"code":"batch_cancelled","message":"This request was cancelled before it was executed."},"tollgate":{"id":"fe371429-cd93","status":"cancelled","provider":"sim","model":"demo","cost_nano_usd":1100,"usage":{"input_tokens":3,"cached_input_tokens":0,"output_tokens":4,"reasoning_tokens":0},"attempts":1,"queued_ms":5,"total_ms":18}}
+    "#);
+    insta::assert_snapshot!(duplicate("c", &RequestId::parse("x").unwrap()).line, @r#"{"id":"batch_req_x","custom_id":"c","response":null,"error":{"code":"duplicate_id","message":"another request, with another body or other options, was sent under this custom_id in this group before, and this one was not run; choose another --group"},"tollgate":{"id":"x","status":"failed","provider":null,"model":null,"cost_nano_usd":0,"usage":{"input_tokens":0,"cached_input_tokens":0,"output_tokens":0,"reasoning_tokens":0},"attempts":0,"queued_ms":0,"total_ms":0}}"#);
 }
 
 #[test]
@@ -75,7 +87,10 @@ fn a_response_that_makes_no_sense_is_a_failure_of_its_line() {
 fn lines_are_read_back() {
     let answer = Answer::of("ü", &response(Status::Succeeded, Some("{}"), None));
     let read = kept(answer.line.as_bytes()).unwrap();
-    assert_eq!((read.custom_id.as_str(), read.id.as_str(), read.cost), ("ü", "fe371429-cd93", NanoUsd(1_100)));
+    assert_eq!(
+        (read.custom_id.as_str(), read.id.as_str(), read.cost),
+        ("ü", "fe371429-cd93", NanoUsd(1_100))
+    );
     assert_eq!(read.usage, answer.usage);
     for cut in 0..answer.line.len() {
         assert_eq!(kept(&answer.line.as_bytes()[..cut]), None);
