@@ -17,12 +17,14 @@ use tollgate_telemetry::{self as telemetry, Health, Role, RoleState};
 use super::ready::{self, Addresses};
 use super::signals::Signals;
 use super::{drain, roles, simulators};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 /// How often the connection is looked at for `/healthz`.
 const LOOK: Duration = Duration::from_millis(250);
 /// What the simulators and the HTTP server may take to end when all roles have ended.
 const LATE: Duration = Duration::from_secs(3);
+/// The same after an end that was not in order.
+const HURRY: Duration = Duration::from_millis(100);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What is to run.
@@ -56,7 +58,9 @@ pub(super) async fn run(
         run_with(plan, signals, announce, &tracker, &late).await
     };
     tracker.close();
-    if tokio::time::timeout(LATE, tracker.wait()).await.is_err() {
+    // Whoever could not wait for the roles does not wait for what only serves them.
+    let patience = if matches!(&done, Err(failure) if failure.exit == Exit::Failed) { HURRY } else { LATE };
+    if tokio::time::timeout(patience, tracker.wait()).await.is_err() {
         tracing::warn!("not everything ended in time");
     }
     done
@@ -307,5 +311,25 @@ mod tests {
         assert_eq!(first_end(&mut roles).await, Failure::failed("the ask ended by itself"));
         roles.spawn(async { (Role::Ledger, Err(Failure::usage("its folder is in use"))) });
         assert_eq!(first_end(&mut roles).await, Failure::usage("the ledger failed: its folder is in use"));
+    }
+
+    /// A role that never ends, asked to end.
+    async fn drain_forever(limit: Duration) -> (Result<(), Failure>, watch::Receiver<Health>) {
+        let mut roles = JoinSet::new();
+        roles.spawn(std::future::pending());
+        let (health, seen) = watch::channel(Health::starting(&[Role::Worker]));
+        let (_said, ready) = mpsc::unbounded_channel();
+        let mut running = Running { roles, ready, health, stop: CancellationToken::new(), limit };
+        let mut signals = Signals::new().expect("signals can be waited for");
+        (running.drain(&mut signals).await, seen)
+    }
+
+    #[tokio::test]
+    async fn draining_ends_at_the_limit() {
+        let (drained, health) = drain_forever(Duration::from_millis(10)).await;
+        let failure = drained.expect_err("it did not finish");
+        assert!(failure.message.contains("drain_ms"), "{failure}");
+        assert_eq!(failure.exit, Exit::Failed);
+        assert_eq!(health.borrow().reasons().last().map(String::as_str), Some("the worker is draining"));
     }
 }
