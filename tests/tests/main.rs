@@ -5,4 +5,5 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of a test may stop at the first surprise too")]
 #![expect(clippy::disallowed_methods, reason = "a test reads the clock and leaves tasks to its own runtime")]
 
+mod architecture;
 mod harness;
