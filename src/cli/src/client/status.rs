@@ -122,7 +122,7 @@ pub(crate) async fn run(args: StatusArgs, global: &Global, output: &Output) -> R
 fn overview(status: &Status) -> Table {
     let mut table = Table::new(&["", ""]);
     let (waiting, roles) = (&status.waiting, &status.roles);
-    table.row(["nats-server", &format!("{} {}", status.server.name, status.server.version)]);
+    table.row(["nats-server", &format!("{} ({})", status.server.version, status.server.name)]);
     if let Some(bytes) = status.server.store_bytes {
         table.row(["stored", &format!("{:.1} MB", bytes_to_mb(bytes))]);
     }
@@ -194,7 +194,7 @@ mod tests {
             missing_streams: Vec::new(),
         };
         insta::assert_snapshot!(overview(&status).render(false, false), @r"
-        nats-server       n1 2.15.1
+        nats-server       2.15.1 (n1)
         stored            12.3 MB
         waiting           1 high, 2 normal, 3000 low
         in routers        64

@@ -114,6 +114,8 @@ pub(crate) async fn run(args: UsageArgs, global: &Global, output: &Output) -> Re
 /// The numbers that are shown first and last; what else the ledger counts stands between them.
 const FIRST: [&str; 4] = ["requests", "succeeded", "failed", "errors"];
 const LAST: &str = "cost_nano_usd";
+/// What is shown even if it is 0 everywhere.
+const ALWAYS: [&str; 5] = ["requests", "failed", "input_tokens", "output_tokens", LAST];
 
 /// Rows and their total. What the ledger counts is the ledger's to say, so the columns come from the rows:
 /// the time, the labels that were asked for, then the numbers.
@@ -128,6 +130,12 @@ fn table(answer: &Value, by: &[String]) -> Table {
             None => columns.push((name, value.is_number())),
         }
     }
+    // Sums that are there to be divided by something say nothing to a reader, and neither does a row of zeros.
+    columns.retain(|(name, number)| {
+        let zero = rows.iter().chain([&total]).all(|row| row.get(*name).is_none_or(|value| *value == 0));
+        let part = name.ends_with("_sum") || name.ends_with("_count");
+        !number || ALWAYS.contains(&name.as_str()) || !(zero || part)
+    });
     columns.sort_by_key(|(name, number)| {
         let asked = by.iter().position(|label| label.trim() == name.as_str());
         let first = FIRST.iter().position(|known| known == name);
@@ -218,7 +226,7 @@ mod tests {
     fn money_is_shown_as_dollars_and_the_total_last() {
         let answer = json!({
             "rows": [
-                {"team": "research", "model": "gpt-4o-mini", "requests": 12, "cost_nano_usd": 1_234_000},
+                {"team": "research", "model": "gpt-4o-mini", "requests": 12, "lost": 0, "latency_ms_sum": 9, "cost_nano_usd": 1_234_000},
                 {"team": "a", "model": null, "requests": 1, "cost_nano_usd": 0, "extra": [1]},
             ],
             "total": {"requests": 13, "cost_nano_usd": 1_234_000},
