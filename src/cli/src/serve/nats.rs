@@ -199,3 +199,6 @@ fn try_lock(lock: &File) -> Result<bool, Failure> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
