@@ -95,11 +95,11 @@ mod tests {
 
     #[test]
     fn the_path_comes_first_then_the_tools_of_the_project() {
-        let found = candidates(Some(OsStr::new("/usr/bin::bin:/opt/bin")), Path::new("/home/me/work"));
+        let found = candidates(Some(OsStr::new("/usr/bin::bin:/opt/bin")), Path::new("/home/me/project"));
         let expected = [
             "/usr/bin/nats-server",
             "/opt/bin/nats-server",
-            "/home/me/work/.tools/nats-server",
+            "/home/me/project/.tools/nats-server",
             "/home/me/.tools/nats-server",
             "/home/.tools/nats-server",
             "/.tools/nats-server",
