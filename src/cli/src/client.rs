@@ -65,6 +65,6 @@ pub(crate) async fn run(command: Command, global: &Global) -> Result<ExitCode, F
         Command::Status(args) => Box::pin(status::run(args, global, &output)).await,
         Command::Doctor(args) => Box::pin(doctor::run(args, global, &output)).await,
         Command::Config(args) => config::run(&args, global, &output),
-        Command::Completions(args) => Ok(completions::run(args)),
+        Command::Completions(args) => Ok(completions::run(args, &output)),
     }
 }
