@@ -7,6 +7,7 @@
 Exits 0 only when everything held. Everything it writes is in .demo/ (and .tools/, for what it fetches).
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -248,6 +249,15 @@ def main():
         return 2
     # As an exception, so that the children are stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Two of them would clear each other's folder.
+    tools = ROOT / ".tools"
+    tools.mkdir(exist_ok=True)
+    lock = open(str(tools / "demo.lock"), "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        print("another `make demo` runs in this checkout: wait for it, or stop it first", file=sys.stderr)
+        return 1
     children = []
     try:
         run(model_name, children)
