@@ -43,6 +43,13 @@ impl Problem {
         Self { field: self.field, ..Self::new(code, self.message) }
     }
 
+    /// The same, with the field named as the sender of a bare body knows it: not `body.messages` but `messages`.
+    #[must_use]
+    pub fn in_bare_body(self) -> Self {
+        let strip = |text: String| text.strip_prefix("body.").map(str::to_owned).unwrap_or(text);
+        Self { field: self.field.map(strip), message: strip(self.message), ..self }
+    }
+
     /// The same as an OpenAI error object, for callers that sent a bare body.
     pub fn to_openai(&self) -> serde_json::Value {
         let kind = match self.http_status {

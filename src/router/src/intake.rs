@@ -68,7 +68,10 @@ fn admit(context: &Context, request: Request) -> Result<Job, (Box<Head>, Problem
     );
     let targets = match resolved {
         Ok(targets) => targets,
-        Err(problem) => return Err((Box::new(head), problem)),
+        Err(problem) => {
+            let problem = if head.bare { problem.in_bare_body() } else { problem };
+            return Err((Box::new(head), problem));
+        }
     };
     Ok(Job {
         identity: head.identity,

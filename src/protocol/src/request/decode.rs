@@ -177,7 +177,7 @@ fn judge<H: Headers + ?Sized>(
         return Err(Problem::at(ErrorCode::UnsupportedEndpoint, "endpoint", text));
     }
     let (fallbacks, on_limit) = if head.bare { Default::default() } else { options::read(top)? };
-    let facts = body::chat(body).map_err(|problem| if head.bare { of_bare(problem) } else { problem })?;
+    let facts = body::chat(body).map_err(|problem| if head.bare { problem.in_bare_body() } else { problem })?;
     head.requested_model.clone_from(&facts.model);
     Ok(Request { head: head.clone(), fallbacks, on_limit, facts, body: JsonText::from(body) })
 }
@@ -251,12 +251,6 @@ fn too_deep() -> Problem {
 fn no_body() -> Problem {
     let text = "expected body (an envelope), or messages, input or prompt (a bare body)";
     Problem::at(ErrorCode::MissingField, "body", text)
-}
-
-/// Names a field of a bare body as its sender knows it: not `body.messages` but `messages`.
-fn of_bare(problem: Problem) -> Problem {
-    let strip = |text: String| text.strip_prefix("body.").map(str::to_owned).unwrap_or(text);
-    Problem { field: problem.field.map(strip), message: strip(problem.message), ..problem }
 }
 
 fn endpoint<H: Headers + ?Sized>(
