@@ -163,8 +163,8 @@ fn refusal(error: ReplyError) -> Failure {
         10077 if error.description.contains("per subject") => Failure::Final(PublishError::SubjectFull),
         10077 => Failure::Final(PublishError::StreamFull),
         10054 => Failure::Final(PublishError::TooLarge { size: 0, limit: 0 }),
-        // Not available, no leader, shutting down: it may be again.
-        10008 | 10009 | 10074 | 10076 | 10039 => Failure::Silence,
+        // Not available, no leader, shutting down, no memory or disk left: it may be again.
+        10008 | 10009 | 10023 | 10028 | 10039 | 10047 | 10074 | 10076 => Failure::Silence,
         code => Failure::Final(PublishError::Refused { code, description: error.description }),
     }
 }

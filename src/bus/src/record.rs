@@ -105,7 +105,7 @@ impl Bus {
         }
     }
 
-    /// The stored response of a request, if there is one, by direct get: any replica may answer.
+    /// The stored response of a request, if there is one, from the leader.
     pub async fn stored_response(&self, identity: &Identity) -> Result<Option<StoredResponse>, PublishError> {
         let name = self.subjects().stream(STREAM);
         let mut tries = Tries::new(Patience::NORMAL);

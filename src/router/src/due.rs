@@ -6,8 +6,6 @@ use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::{self, End};
 use tollgate_policy::claim::{self, Due};
 use tollgate_protocol::job::Job;
-use tollgate_protocol::response::Status;
-use tollgate_protocol::{ErrorCode, Problem};
 
 use crate::Context;
 use crate::ending::Caller;
@@ -52,15 +50,14 @@ impl Context {
 
     /// Somebody waits for a reply to a copy: look again later, or say at its deadline that it still runs.
     async fn wait_on(&self, message: &Held, job: &Job) -> bool {
-        let Some(inbox) = &job.reply_to else { return true };
+        if job.reply_to.is_none() {
+            return true;
+        }
         let now = tollgate_bus::now();
         if now < job.deadline {
             return self.bus.look_again(job, &message.source, now).await.is_ok();
         }
-        let text = "the request is still on its way; ask again with the same id for its answer";
-        let problem = Problem::at(ErrorCode::StillRunning, "id", text);
-        let response = answer::response(job, &[], End::Unpaid(Status::Rejected, problem), now);
-        self.bus.reply_with(inbox, &response, job.bare, job.encoding).await;
+        self.still_running(&Caller::of(job), answer::response(job, &[], End::expired(), now)).await;
         true
     }
 }

@@ -141,6 +141,7 @@ impl Context {
                 }
                 // Another message of the same request goes on. (The last two cannot be: no router claims.)
                 Verdict::Copy | Verdict::AskOwner { .. } | Verdict::HandOver { .. } => {
+                    self.still_running(&terminal.caller, terminal.response).await;
                     return message.ack().await;
                 }
             }
@@ -159,6 +160,16 @@ impl Context {
                 tracing::warn!(%error, request = %caller.identity, "a stored response cannot be read")
             }
         }
+    }
+
+    /// Tells who waits for a copy that the request itself still runs. `form` is any response about this
+    /// request; its error is replaced.
+    pub(crate) async fn still_running(&self, caller: &Caller, form: Response) {
+        let Some(inbox) = &caller.inbox else { return };
+        let text = "the request is still on its way; ask again with the same id for its answer";
+        let problem = Problem::at(ErrorCode::StillRunning, "id", text);
+        let response = Response { status: Status::Rejected, error: Some(problem), body: None, ..form };
+        self.bus.reply_with(inbox, &response, caller.bare, caller.encoding).await;
     }
 
     /// The identity was used before for another body: an event, and a word to who waits. `form` is any

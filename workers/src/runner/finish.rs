@@ -99,7 +99,9 @@ impl Work<'_> {
             Written::Yes(sequence) => sequence,
             Written::No(fate) => return fate,
         };
-        self.repeat_last_usage().await;
+        if !self.repeat_last_usage().await {
+            return Fate::HandBack(Duration::from_secs(1));
+        }
         let (kind, handed) = match next {
             Next::Retry { .. } => (Kind::Retried, telemetry::Next::Retry),
             Next::Fallback { .. } => (Kind::FellBack, telemetry::Next::Fallback),
@@ -234,8 +236,8 @@ impl Work<'_> {
 
     /// Publishes the last attempt's usage as that of an attempt which did not end the request; again, if it
     /// was published before.
-    pub(super) async fn repeat_last_usage(&self) {
-        self.publish_last_usage(None).await;
+    pub(super) async fn repeat_last_usage(&self) -> bool {
+        self.publish_last_usage(None).await
     }
 
     async fn publish_last_usage(&self, ended: Option<Status>) -> bool {

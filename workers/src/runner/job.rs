@@ -156,21 +156,24 @@ impl Work<'_> {
                     if let Some(history) = history {
                         self.history = history;
                         // It may have died with the process that wrote the entry.
-                        self.repeat_last_usage().await;
+                        if !self.repeat_last_usage().await {
+                            return Some(Fate::HandBack(REST));
+                        }
                     }
                     return None;
                 }
                 Verdict::HandOver { run, ended } => {
                     self.history = ended.history;
-                    self.repeat_last_usage().await;
+                    if !self.repeat_last_usage().await {
+                        return Some(Fate::HandBack(REST));
+                    }
                     return Some(self.hand_over(run, &ended.next).await);
                 }
                 Verdict::AskOwner { sequence, started } => {
                     match self.wait_for_owner(sequence, &started).await {
                         Waited::Changed(now_last) => last = *now_last,
                         Waited::Lost => {
-                            self.record_lost(sequence, started).await;
-                            return None;
+                            return self.record_lost(sequence, started).await;
                         }
                         Waited::Stopped => return Some(Fate::HandBack(Duration::ZERO)),
                         Waited::Failed(error) => return Some(self.rest(&error)),
@@ -187,7 +190,7 @@ impl Work<'_> {
     }
 
     /// The worker of an attempt is gone: its cost is recorded as an estimate, then the next one is claimed.
-    async fn record_lost(&mut self, sequence: Sequence, started: Started) {
+    async fn record_lost(&mut self, sequence: Sequence, started: Started) -> Option<Fate> {
         let attempt = answer::lost(&started);
         telemetry::count_lost_attempt(&attempt.provider);
         let event = LifecycleEvent {
@@ -200,8 +203,12 @@ impl Work<'_> {
         self.history = started.history;
         self.history.push(attempt);
         self.expected = sequence;
-        self.repeat_last_usage().await;
+        // Without the event on the ledger there is no next attempt.
+        if !self.repeat_last_usage().await {
+            return Some(Fate::HandBack(REST));
+        }
         self.publish_event(&event).await;
+        None
     }
 
     /// The configuration no longer has the target: the next one, or the end.
