@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test reads the clock and leaves tasks to its own runtime")]
 
 mod architecture;
+mod ask;
 mod bad_input;
 mod exactly_once;
 mod harness;
