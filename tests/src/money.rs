@@ -22,6 +22,18 @@ pub struct Tokens {
     pub output: u64,
 }
 
+impl Tokens {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            input: self.input + other.input,
+            cached_input: self.cached_input + other.cached_input,
+            output: self.output + other.output,
+        }
+    }
+}
+
 impl Price {
     /// A price without a discount for cached input.
     pub fn new(input: u64, output: u64) -> Self {

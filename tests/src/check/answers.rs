@@ -89,12 +89,14 @@ fn is_its_own(evidence: &Evidence, expected: &Expected, response: &Value, report
     let text = response["body"]["choices"][0]["message"]["content"].as_str().unwrap_or_default();
     report.equal(Rule::WrongAnswer, format_args!("the text of {identity}"), text, answer.text.as_str());
     // Served from the cache: nothing was called, so nothing is paid.
-    let Some(last) = attempts.last() else { return };
+    let Some((last, earlier)) = attempts.split_last() else { return };
+    // Like the cost, of all attempts: what an earlier one used, or was taken to have used, is beside the answer's.
+    let used = earlier.iter().fold(answer.tokens, |sum, attempt| sum.plus(tokens(&attempt["usage"])));
     report.equal(
         Rule::WrongTokens,
         format_args!("the tokens of {identity}"),
         tokens(&response["usage"]),
-        answer.tokens,
+        used,
     );
     let model = called(last);
     match evidence.prices.get(&model) {
