@@ -10,4 +10,5 @@ mod ask;
 mod bad_input;
 mod exactly_once;
 mod harness;
+mod kills;
 mod stage;
