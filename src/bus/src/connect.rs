@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, jetstream};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 /// The oldest nats-server with everything that is needed: message schedules came with 2.12.
 pub const SERVER_VERSION_MIN: (u64, u64, u64) = (2, 12, 0);
+
+/// Violations that a publish may have to look through for its own.
+const VIOLATIONS_KEPT: usize = 1_024;
 
 /// How to reach the server; the same options as the `nats` command line has.
 #[derive(Clone, Default)]
@@ -94,17 +97,49 @@ pub struct Connection {
     client: Client,
     jetstream: jetstream::Context,
     health: watch::Receiver<Health>,
+    violations: broadcast::Sender<Arc<str>>,
+}
+
+/// The permission violations from now on. See [`Connection::violations`].
+#[derive(Debug)]
+pub(crate) struct Violations(broadcast::Receiver<Arc<str>>);
+
+impl Violations {
+    /// Waits until the server says that we may not publish to this subject.
+    pub(crate) async fn of(&mut self, subject: &str) -> Arc<str> {
+        // The server quotes the subject, so that no other is meant that begins with it.
+        let quoted = format!("\"{subject}\"");
+        loop {
+            let text = self.next().await;
+            if text.contains(&quoted) {
+                return text;
+            }
+        }
+    }
+
+    /// Waits for the next one, whatever it is about.
+    pub(crate) async fn next(&mut self) -> Arc<str> {
+        loop {
+            match self.0.recv().await {
+                Ok(text) => return text,
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                // The sender lives as long as the connection.
+                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    }
 }
 
 impl Connection {
     /// Connects, or says why not.
     pub async fn open(settings: &ConnectSettings) -> Result<Self, ConnectError> {
         let (sender, health) = watch::channel(Health { connected: true, disconnections: 0, violation: None });
+        let violations = broadcast::Sender::new(VIOLATIONS_KEPT);
         let options = options(settings).await?.event_callback({
-            let sender = Arc::new(sender);
+            let (sender, violations) = (Arc::new(sender), violations.clone());
             move |event| {
-                let sender = Arc::clone(&sender);
-                async move { note(&sender, &event) }
+                let (sender, violations) = (Arc::clone(&sender), violations.clone());
+                async move { note(&sender, &violations, &event) }
             }
         });
         let addresses: Vec<&str> = settings.server.split(',').map(str::trim).collect();
@@ -112,7 +147,7 @@ impl Connection {
         check_server(&client)?;
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(Duration::from_secs(10));
-        Ok(Self { client, jetstream, health })
+        Ok(Self { client, jetstream, health, violations })
     }
 
     /// The client.
@@ -128,6 +163,11 @@ impl Connection {
     /// What the connection is doing now.
     pub fn health(&self) -> Health {
         self.health.borrow().clone()
+    }
+
+    /// The violations from now on: the server drops what we may not publish and says so only here.
+    pub(crate) fn violations(&self) -> Violations {
+        Violations(self.violations.subscribe())
     }
 
     /// Waits until the connection was lost and is there again, counted from `disconnections`. A server that
@@ -227,7 +267,7 @@ fn version(text: &str) -> Option<(u64, u64, u64)> {
     Some((part()?, part()?, part()?))
 }
 
-fn note(sender: &watch::Sender<Health>, event: &Event) {
+fn note(sender: &watch::Sender<Health>, violations: &broadcast::Sender<Arc<str>>, event: &Event) {
     match event {
         Event::Connected => {
             sender.send_modify(|health| health.connected = true);
@@ -246,6 +286,8 @@ fn note(sender: &watch::Sender<Health>, event: &Event) {
             let text = error.to_string();
             if text.to_ascii_lowercase().contains("permission") {
                 sender.send_modify(|health| health.violation = Some(text.clone()));
+                // Nobody may be publishing at the moment.
+                let _ = violations.send(text.as_str().into());
             }
             tracing::error!(error = text, "nats-server reports an error");
         }

@@ -82,6 +82,8 @@ enum Failure {
     Final(PublishError),
     /// Nobody said anything.
     Silence,
+    /// We may not publish there.
+    Forbidden(String),
 }
 
 impl Bus {
@@ -99,20 +101,28 @@ impl Bus {
             headers::put(&mut headers, tollgate_protocol::header::MSG_ID, id);
         }
         let mut tries = Tries::new(patience);
+        let mut violations = self.connection().violations();
         loop {
-            match self.try_publish(subject, &headers, &payload).await {
+            let tried = tokio::select! {
+                biased;
+                tried = self.try_publish(subject, &headers, &payload) => tried,
+                violation = violations.of(subject) => Err(Failure::Forbidden(violation.to_string())),
+            };
+            let last = match tried {
                 Ok(published) => return Ok(published),
                 Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Silence) => {
-                    if let Some(violation) = self.connection().health().violation
-                        && violation.contains(subject)
-                    {
+                Err(Failure::Silence) => PublishError::NoAnswer(patience.0),
+                Err(Failure::Forbidden(violation)) => {
+                    tracing::error!(subject, violation, "we may not publish here");
+                    // What was paid for is not given up for a permission that may be put right.
+                    if patience.0 <= Patience::NORMAL.0 {
                         return Err(PublishError::Permission(violation));
                     }
-                    if !tries.again().await {
-                        return Err(PublishError::NoAnswer(patience.0));
-                    }
+                    PublishError::Permission(violation)
                 }
+            };
+            if !tries.again().await {
+                return Err(last);
             }
         }
     }
@@ -177,6 +187,7 @@ mod tests {
         read_reply(text.as_bytes()).map_err(|failure| match failure {
             Failure::Final(error) => error,
             Failure::Silence => PublishError::NoAnswer(std::time::Duration::ZERO),
+            Failure::Forbidden(violation) => PublishError::Permission(violation),
         })
     }
 

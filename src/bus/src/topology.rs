@@ -233,8 +233,17 @@ impl Bus {
     pub async fn ensure_topology(&self, plan: &Plan) -> Result<Vec<Kept>, TopologyError> {
         let first_sequence = u64::try_from(crate::now().timestamp_millis()).unwrap_or(0) * 1_000;
         let mut kept = Vec::new();
+        let mut violations = self.connection().violations();
         for wanted in streams(self.subjects(), plan, first_sequence) {
-            kept.extend(self.ensure_stream(wanted).await?);
+            let stream = wanted.name.clone();
+            kept.extend(tokio::select! {
+                biased;
+                ensured = self.ensure_stream(wanted) => ensured?,
+                // What is not permitted is not answered either.
+                violation = violations.next() => {
+                    return Err(TopologyError::Refused { stream, reason: violation.to_string() });
+                }
+            });
         }
         Ok(kept)
     }
@@ -251,15 +260,11 @@ impl Bus {
                         tracing::info!(stream = name, "created stream");
                         return Ok(Vec::new());
                     }
-                    // Another process was faster: compare with what it made.
-                    Err(_) => self
-                        .jetstream()
-                        .get_stream(&name)
-                        .await
-                        .map_err(|error| refused(error.to_string()))?
-                        .cached_info()
-                        .config
-                        .clone(),
+                    // Another process was faster, and what it made is compared; or the server does not want it.
+                    Err(failed) => match self.jetstream().get_stream(&name).await {
+                        Ok(stream) => stream.cached_info().config.clone(),
+                        Err(_) => return Err(refused(failed.to_string())),
+                    },
                 }
             }
             Err(error) => return Err(refused(error.to_string())),
