@@ -12,3 +12,4 @@ mod exactly_once;
 mod harness;
 mod kills;
 mod stage;
+mod topology;

@@ -78,6 +78,15 @@ impl Stage {
         self.running.len() - 1
     }
 
+    /// Ends every role in order.
+    pub(crate) async fn stop(&mut self) {
+        self.running.iter().for_each(Running::term);
+        for running in self.running.drain(..) {
+            let code = running.process().ended(PATIENCE).await;
+            assert_eq!(code, Some(0), "{}", running.process().logs());
+        }
+    }
+
     /// Waits until no message is on its way any more: all were done with.
     pub(crate) async fn idle(&self) {
         eventually(PATIENCE, "streams without work", async || {
