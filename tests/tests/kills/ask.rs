@@ -11,7 +11,7 @@ use tollgate_tests::request::Identity;
 use tollgate_tests::roles::Role;
 use tollgate_tests::wait::eventually;
 
-use super::run::{HOLD, IN_HAND_MIN, QUICK, Run};
+use super::run::{HOLD, IN_HAND_MIN, Run};
 use crate::stage::PATIENCE;
 
 const CALLERS: usize = 100;
@@ -26,7 +26,7 @@ async fn every_caller_gets_its_answer_when_ask_dies() {
     let roles = [Role::Ledger, Role::Worker, Role::Router];
     let mut run = Run::start(256, Duration::from_secs(10), &roles).await;
     let ask = run.stage.start(Role::Ask).await;
-    run.stage.provider.latency(HOLD);
+    run.hold(HOLD);
 
     let mut stored = Callers::ask(&run.stage.client, 0);
     eventually(PATIENCE, "the calls of all callers", async || {
@@ -40,7 +40,7 @@ async fn every_caller_gets_its_answer_when_ask_dies() {
     assert_eq!(asks, CALLERS as u64, "nobody had to ask again");
 
     run.stage.running[ask].restart().await;
-    run.stage.provider.latency(QUICK);
+    run.quick();
     // Frozen, so that every ask is in its hands and none has become a request.
     run.stage.running[ask].stop();
     let mut lost = Callers::ask(&run.stage.client, CALLERS);

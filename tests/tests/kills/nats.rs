@@ -3,10 +3,10 @@ use std::time::Duration;
 use tollgate_tests::roles::Role;
 use tollgate_tests::wait::eventually;
 
-use super::run::{HOLD, IN_HAND_MIN, Lost, QUICK, REQUESTS, Run};
+use super::run::{HOLD, IN_HAND_MIN, Lost, REQUESTS, Run};
 use crate::stage::PATIENCE;
 
-/// The server dies while clients publish, and, every other time, while calls are under way. The workers live, so every
+/// The server dies while clients publish, while calls are under way, and while answers flow. The workers live, so every
 /// call is made once, and its answer finds its way when the server is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_nats_server_loses_nothing_and_nothing_is_called_twice() {
@@ -14,20 +14,35 @@ async fn a_killed_nats_server_loses_nothing_and_nothing_is_called_twice() {
     let mut run = Run::start(256, Duration::from_secs(10), &roles).await;
     let mut in_hand = Vec::new();
     for kill in 0..5 {
-        run.stage.provider.latency(HOLD);
-        run.publish(REQUESTS / 5);
-        if kill % 2 == 1 {
-            eventually(PATIENCE, "calls under way", async || {
-                let calls = run.stage.provider.in_flight() as u64;
-                if calls >= IN_HAND_MIN { Ok(()) } else { Err(calls) }
-            })
-            .await;
+        match kill {
+            1 => {
+                run.hold(HOLD);
+                run.publish(REQUESTS / 5);
+                called(&run).await;
+            }
+            2 | 4 => {
+                run.spread(HOLD / 2);
+                run.publish(REQUESTS / 5);
+                run.flowing().await;
+            }
+            _ => {
+                run.hold(HOLD);
+                run.publish(REQUESTS / 5);
+            }
         }
         in_hand.push(run.stored().await);
         run.kill_server();
-        run.stage.provider.latency(QUICK);
+        run.quick();
         run.stage.nats.restart().await;
         run.answered().await;
     }
     run.finish("nats-server", &in_hand, Lost::None).await;
+}
+
+async fn called(run: &Run) {
+    eventually(PATIENCE, "calls under way", async || {
+        let calls = run.stage.provider.in_flight() as u64;
+        if calls >= IN_HAND_MIN { Ok(()) } else { Err(calls) }
+    })
+    .await;
 }

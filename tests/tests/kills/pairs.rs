@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tollgate_tests::roles::Role;
 
-use super::run::{HOLD, Lost, QUICK, REQUESTS, Run};
+use super::run::{HOLD, Lost, REQUESTS, Run};
 
 const PLACES: u32 = 256;
 const ROLES: [Role; 5] = [Role::Ledger, Role::Worker, Role::Worker, Role::Router, Role::Router];
@@ -14,16 +14,16 @@ async fn a_router_and_a_worker_die_at_once() {
     let (workers, routers) = (run.of(Role::Worker), run.of(Role::Router));
     let mut in_hand = Vec::new();
     for _ in 0..2 {
-        run.stage.provider.latency(HOLD);
+        run.spread(HOLD);
         run.publish(REQUESTS / 2);
-        let (worker, _) = run.busy(&workers, "tollgate_in_flight").await;
+        run.flowing().await;
+        let (worker, calls) = run.busy(&workers, "tollgate_in_flight").await;
         let (router, its_own) = run.busy(&routers, "tollgate_in_hand").await;
         let pending = run.pending("LLM_REQ").await;
-        let before = run.broken_off();
         run.stage.running[worker].kill9();
         run.stage.running[router].kill9();
-        in_hand.extend([its_own.min(pending), run.calls_broken_off_since(before).await]);
-        run.stage.provider.latency(QUICK);
+        in_hand.extend([its_own.min(pending), calls]);
+        run.quick();
         run.stage.running[worker].restart().await;
         run.stage.running[router].restart().await;
         run.answered().await;
@@ -38,15 +38,15 @@ async fn a_worker_and_the_nats_server_die_at_once() {
     let workers = run.of(Role::Worker);
     let mut in_hand = Vec::new();
     for _ in 0..2 {
-        run.stage.provider.latency(HOLD);
+        run.spread(HOLD);
         run.publish(REQUESTS / 2);
-        let (worker, _) = run.busy(&workers, "tollgate_in_flight").await;
+        run.flowing().await;
+        let (worker, calls) = run.busy(&workers, "tollgate_in_flight").await;
         let stored = run.stored().await;
-        let before = run.broken_off();
         run.kill_server();
         run.stage.running[worker].kill9();
-        in_hand.extend([stored, run.calls_broken_off_since(before).await]);
-        run.stage.provider.latency(QUICK);
+        in_hand.extend([stored, calls]);
+        run.quick();
         run.stage.nats.restart().await;
         run.stage.running[worker].restart().await;
         run.answered().await;

@@ -8,7 +8,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::JoinSet;
 use tollgate_tests::check::Expected;
 use tollgate_tests::client::{Client, Live, Stored};
-use tollgate_tests::provider::End;
+use tollgate_tests::provider::{Behaviour, End};
 use tollgate_tests::request::{Identity, Request};
 use tollgate_tests::roles::{Role, Running};
 use tollgate_tests::wait::eventually;
@@ -21,11 +21,14 @@ pub(crate) const REQUESTS: usize = 5_000;
 /// The least that must be in the hands of whoever is killed.
 pub(crate) const IN_HAND_MIN: u64 = 100;
 
-/// How long the provider holds its answers while a kill waits for its condition.
+/// How long the provider holds its answers so that calls pile up.
 pub(crate) const HOLD: Duration = Duration::from_secs(3);
 
-/// How long an answer takes otherwise.
-pub(crate) const QUICK: Duration = Duration::from_millis(20);
+/// How long an answer takes when nothing is awaited but the end.
+const QUICK: Duration = Duration::from_millis(20);
+
+/// Answers that show that work flows: calls end while others begin.
+const FLOWING: usize = 50;
 
 /// How soon the server hands out again what a dead process held.
 const ACK_WAIT: Duration = Duration::from_secs(2);
@@ -52,6 +55,8 @@ pub(crate) struct Run {
     published: Vec<Request>,
     /// So many of the published are known to be answered.
     answered: usize,
+    /// So many had been answered live before the last ones were published.
+    before: usize,
     publishing: JoinSet<()>,
     server_was_killed: bool,
     _turn: MutexGuard<'static, ()>,
@@ -64,18 +69,58 @@ impl Run {
         let stage =
             Stage::with(roles, |provider| config(provider, max_in_flight, &TEAMS).timing(ACK_WAIT, lease))
                 .await;
-        stage.provider.latency(QUICK);
         let mut live = Vec::new();
         for team in TEAMS {
             live.push(stage.client.watch(team).await);
         }
         let (published, publishing) = (Vec::new(), JoinSet::new());
-        Self { stage, live, published, answered: 0, publishing, server_was_killed: false, _turn: turn }
+        let run = Self {
+            stage,
+            live,
+            published,
+            answered: 0,
+            before: 0,
+            publishing,
+            server_was_killed: false,
+            _turn: turn,
+        };
+        run.quick();
+        run
+    }
+
+    /// From the next call on, answers come soon.
+    pub(crate) fn quick(&self) {
+        self.stage.provider.always(Behaviour::Delay(QUICK));
+    }
+
+    /// From the next call on, answers come after so long.
+    pub(crate) fn hold(&self, time: Duration) {
+        self.stage.provider.always(Behaviour::Delay(time));
+    }
+
+    /// From the next call on, each answer takes a time of its own, up to `most`: calls end all the time.
+    pub(crate) fn spread(&self, most: Duration) {
+        let step = most / 100;
+        self.stage.provider.script(move |call| Behaviour::Delay(step * (call.number as u32 * 37 % 100 + 1)));
+    }
+
+    /// Waits until some of what was published last is answered.
+    pub(crate) async fn flowing(&self) {
+        eventually(PATIENCE, "answers to flow", async || {
+            let answered = self.live_answered();
+            if answered >= self.before + FLOWING { Ok(()) } else { Err(answered - self.before) }
+        })
+        .await;
+    }
+
+    fn live_answered(&self) -> usize {
+        self.live.iter().map(Live::answered).sum()
     }
 
     /// Publishes so many more in the background, each again and again until it is acknowledged.
     pub(crate) fn publish(&mut self, count: usize) {
         let first = self.published.len();
+        self.before = self.live_answered();
         let requests: Vec<_> = (first..first + count).map(request).collect();
         self.published.extend(requests.iter().cloned());
         let client = self.stage.client.clone();
@@ -90,7 +135,7 @@ impl Run {
         let publishing = std::mem::take(&mut self.publishing);
         tokio::time::timeout(PATIENCE, publishing.join_all()).await.expect("every publish is acknowledged");
         eventually(PATIENCE, "an answer to every request", async || {
-            let live: usize = self.live.iter().map(Live::answered).sum();
+            let live = self.live_answered();
             if live >= self.published.len() {
                 return Ok(());
             }
@@ -174,15 +219,10 @@ impl Run {
         self.stage.nats.kill9();
     }
 
-    /// Kills a worker and waits until the provider has seen its calls break off; returns how many.
+    /// Kills a worker whose calls are held, and waits until the provider has seen them break off; returns how many.
     pub(crate) async fn kill_worker(&self, index: usize) -> u64 {
         let before = self.broken_off();
         self.stage.running[index].kill9();
-        self.calls_broken_off_since(before).await
-    }
-
-    /// Waits until at least so many calls as must be in hand have broken off since there were `before`.
-    pub(crate) async fn calls_broken_off_since(&self, before: u64) -> u64 {
         eventually(PATIENCE, "the calls of the killed worker to break off", async || {
             let broken = self.broken_off() - before;
             if broken >= IN_HAND_MIN { Ok(broken) } else { Err(broken) }
@@ -191,7 +231,7 @@ impl Run {
     }
 
     /// Calls whose caller was gone before the answer.
-    pub(crate) fn broken_off(&self) -> u64 {
+    fn broken_off(&self) -> u64 {
         self.stage.provider.calls().iter().filter(|call| call.end == End::ClientLeft).count() as u64
     }
 
@@ -201,17 +241,9 @@ impl Run {
         self.answered().await;
         self.stage.idle().await;
         let expected: Vec<_> = self.published.iter().map(Expected::answered).collect();
-        let lives: Vec<&Live> = self.live.iter().collect();
-        self.stage.settled(&expected, &lives).await.assert_clean();
-        self.the_same_live_and_stored().await;
-        let lost = lost(&self.stage.client).await;
-        let counts = self.stage.provider.call_counts();
-        for expected in &expected {
-            let calls = counts.get(&expected.key).copied().unwrap_or_default();
-            let lost = lost.get(&expected.identity.to_string()).map_or(0, BTreeSet::len);
-            assert!(calls <= 1 + lost, "{}: {calls} calls, {lost} lost", expected.identity);
-        }
-        let (calls, lost) = (self.stage.provider.total(), lost.values().map(BTreeSet::len).sum());
+        let doubles: usize = self.live.iter().map(Live::duplicates).sum();
+        assert_eq!(doubles, 0, "responses beyond the first of their request");
+        let (calls, lost) = self.called_once_or_lost(&expected).await;
         match lost_allowed {
             Lost::None => {
                 assert_eq!(lost, 0, "no worker was harmed");
@@ -219,9 +251,24 @@ impl Run {
             }
             Lost::UpTo(most) => assert!((1..=most).contains(&lost), "{lost} lost, at most {most} expected"),
         }
+        self.the_same_live_and_stored().await;
+        let lives: Vec<&Live> = self.live.iter().collect();
+        self.stage.settled(&expected, &lives).await.assert_clean();
         let requests = self.published.len();
         eprintln!("{what}: {requests} requests, in hand at each kill {kills:?}, {calls} calls, {lost} lost");
         lost
+    }
+
+    /// Returns how many calls there were and how many attempts were lost.
+    async fn called_once_or_lost(&self, expected: &[Expected]) -> (usize, usize) {
+        let lost = lost(&self.stage.client).await;
+        let counts = self.stage.provider.call_counts();
+        for expected in expected {
+            let calls = counts.get(&expected.key).copied().unwrap_or_default();
+            let lost = lost.get(&expected.identity.to_string()).map_or(0, BTreeSet::len);
+            assert!(calls <= 1 + lost, "{}: {calls} calls, {lost} lost", expected.identity);
+        }
+        (self.stage.provider.total(), lost.values().map(BTreeSet::len).sum())
     }
 
     async fn the_same_live_and_stored(&self) {

@@ -8,33 +8,29 @@ use tollgate_tests::client::Client;
 use tollgate_tests::roles::Role;
 use tollgate_tests::wait::eventually;
 
-use super::run::{HOLD, IN_HAND_MIN, Lost, QUICK, REQUESTS, Run};
+use super::run::{HOLD, IN_HAND_MIN, Lost, REQUESTS, Run};
 use crate::stage::PATIENCE;
 
 const PLACES: u32 = 256;
+const ROLES: [Role; 4] = [Role::Ledger, Role::Worker, Role::Worker, Role::Router];
 
 /// One of two workers stands still for longer than its lease, with calls in its hands, and goes on: the first time
 /// while its requests are being called again, the second time when all of them are answered. Its results come too late
 /// and are refused; what they cost is counted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_stood_still_answers_nothing_twice() {
-    let roles = [Role::Ledger, Role::Worker, Role::Worker, Role::Router];
-    let mut run = Run::start(PLACES, Duration::from_secs(2), &roles).await;
-    let (workers, lost) = (run.of(Role::Worker), LostSeen::count(&run.stage.client).await);
+    let mut run = Run::start(PLACES, Duration::from_secs(2), &ROLES).await;
+    let (workers, events) = (run.of(Role::Worker), Events::count(&run.stage.client).await);
     let mut in_hand = Vec::new();
     for all_answered in [false, true] {
-        run.stage.provider.latency(HOLD);
+        run.hold(HOLD);
         run.publish(REQUESTS / 2);
         let (victim, calls) = run.busy(&workers, "tollgate_in_flight").await;
-        let lost_before = lost.seen();
+        let lost = events.lost.get();
         run.stage.running[victim].stop();
         in_hand.push(calls);
-        run.stage.provider.latency(QUICK);
-        eventually(PATIENCE, "its calls to be taken for lost", async || {
-            let lost = lost.seen() - lost_before;
-            if lost >= IN_HAND_MIN { Ok(()) } else { Err(lost) }
-        })
-        .await;
+        run.quick();
+        events.lost.grown("its calls to be taken for lost", lost).await;
         if all_answered {
             run.answered().await;
         }
@@ -44,28 +40,89 @@ async fn a_worker_that_stood_still_answers_nothing_twice() {
     run.finish("stopped worker", &in_hand, Lost::UpTo(2 * PLACES as usize)).await;
 }
 
-/// Counts the attempts that are put on the ledger as lost.
-struct LostSeen {
-    seen: Arc<AtomicU64>,
+/// One of two workers stands still long enough for the other to get its messages, but not for a whole lease. The other
+/// asks, waits, and calls nothing again.
+#[tokio::test(flavor = "multi_thread")]
+async fn within_its_lease_a_worker_keeps_what_it_has() {
+    let mut run = Run::start(PLACES, 2 * PATIENCE, &ROLES).await;
+    let workers = run.of(Role::Worker);
+    run.hold(HOLD);
+    run.publish(REQUESTS / 5);
+    let (victim, calls) = run.busy(&workers, "tollgate_in_flight").await;
+    run.stage.running[victim].stop();
+    let others: Vec<_> = workers.into_iter().filter(|worker| *worker != victim).collect();
+    run.busy(&others, "tollgate_redeliveries_total").await;
+    run.stage.running[victim].cont();
+    run.quick();
+    run.finish("worker stopped within its lease", &[calls], Lost::None).await;
+}
+
+/// A worker that stood still for too long finds its attempts taken over, and leaves the messages alone: when the one
+/// who took them over dies, they are delivered again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_superseded_worker_leaves_the_messages_to_its_successor() {
+    let mut run = Run::start(PLACES, Duration::from_secs(2), &ROLES).await;
+    let (workers, events) = (run.of(Role::Worker), Events::count(&run.stage.client).await);
+    run.hold(HOLD);
+    run.publish(REQUESTS / 5);
+    let (first, calls) = run.busy(&workers, "tollgate_in_flight").await;
+    run.stage.running[first].stop();
+    // Long enough for what the successor calls to be under way when it dies.
+    run.hold(2 * HOLD);
+    events.lost.grown("the calls to be taken over", 0).await;
+    run.stage.running[first].cont();
+    events.late.grown("the results that came too late", 0).await;
+    let successor = workers.into_iter().find(|worker| *worker != first).unwrap();
+    let broken_off = run.kill_worker(successor).await;
+    run.quick();
+    run.stage.running[successor].restart().await;
+    run.finish("superseded, then killed", &[calls, broken_off], Lost::UpTo(3 * PLACES as usize)).await;
+}
+
+/// Counts usage events as they come in.
+struct Events {
+    /// Attempts that are taken for lost.
+    lost: Count,
+    /// Results that did not end their request: in these tests, those that came too late.
+    late: Count,
     _receiver: AbortOnDropHandle<()>,
 }
 
-impl LostSeen {
+impl Events {
     async fn count(client: &Client) -> Self {
         let mut events = client.nats().subscribe("llm.live.usage.>").await.unwrap();
         client.nats().flush().await.unwrap();
-        let seen = Arc::new(AtomicU64::new(0));
-        let counting = seen.clone();
+        let (lost, late) = (Count::default(), Count::default());
+        let counting = (lost.clone(), late.clone());
         let receiver = tokio::spawn(async move {
             while let Some(event) = events.next().await {
                 let event: serde_json::Value = serde_json::from_slice(&event.payload).unwrap();
-                counting.fetch_add(u64::from(event["kind"] == "lost"), Ordering::Relaxed);
+                counting.0.add(event["kind"] == "lost");
+                counting.1.add(event["kind"] == "attempt" && event["final"] == false);
             }
         });
-        Self { seen, _receiver: AbortOnDropHandle::new(receiver) }
+        Self { lost, late, _receiver: AbortOnDropHandle::new(receiver) }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Count(Arc<AtomicU64>);
+
+impl Count {
+    fn add(&self, one: bool) {
+        self.0.fetch_add(u64::from(one), Ordering::Relaxed);
     }
 
-    fn seen(&self) -> u64 {
-        self.seen.load(Ordering::Relaxed)
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Waits until there are so many more of them than `before` as must be in hand.
+    async fn grown(&self, what: &str, before: u64) {
+        eventually(PATIENCE, what, async || match self.get() - before {
+            more if more >= IN_HAND_MIN => Ok(()),
+            more => Err(more),
+        })
+        .await;
     }
 }
