@@ -27,7 +27,9 @@ pub(super) fn identity<H: Headers + ?Sized>(
             // The service for plain request/reply names in a header what an envelope leaves open, so that a
             // publish that has to be repeated stays one request.
             fields::text(raw, field)
-                .map(|text| text.map(Cow::into_owned).or_else(|| message.headers.get(header).map(str::to_owned)))
+                .map(|text| {
+                    text.map(Cow::into_owned).or_else(|| message.headers.get(header).map(str::to_owned))
+                })
                 .map_err(|problem| problem.with_code(ErrorCode::InvalidIdentity))
         }
     };

@@ -177,7 +177,8 @@ fn judge<H: Headers + ?Sized>(
         return Err(Problem::at(ErrorCode::UnsupportedEndpoint, "endpoint", text));
     }
     let (fallbacks, on_limit) = if head.bare { Default::default() } else { options::read(top)? };
-    let facts = body::chat(body).map_err(|problem| if head.bare { problem.in_bare_body() } else { problem })?;
+    let facts =
+        body::chat(body).map_err(|problem| if head.bare { problem.in_bare_body() } else { problem })?;
     head.requested_model.clone_from(&facts.model);
     Ok(Request { head: head.clone(), fallbacks, on_limit, facts, body: JsonText::from(body) })
 }
