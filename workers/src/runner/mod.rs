@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate_bus::heartbeat::Heartbeats;
@@ -25,6 +25,10 @@ use registry::Registry;
 
 /// Source of this role's events.
 const SOURCE: &str = "tollgate/worker";
+
+/// Free places are announced at once, and those of the next moment together. A message for each would cost the
+/// server, the worker and every router more than it tells them.
+const BETWEEN_ANNOUNCEMENTS: Duration = Duration::from_millis(1);
 
 /// What a worker needs to know.
 #[derive(Clone)]
@@ -81,6 +85,8 @@ struct Shop {
     codec: Arc<dyn Codec>,
     endpoint: Endpoint,
     prices: BTreeMap<String, Price>,
+    /// A place became free.
+    freed: Notify,
 }
 
 /// What every task of the worker shares.
@@ -140,7 +146,9 @@ pub async fn run(
             codec: Arc::clone(&provider.codec),
             endpoint,
             prices: provider.prices.clone(),
+            freed: Notify::new(),
         });
+        tasks.spawn(announce(Arc::clone(&context), Arc::clone(&shop), drained.clone()));
         shops.spawn(serve(
             Arc::clone(&context),
             shop,
@@ -193,15 +201,27 @@ async fn serve(
             jobs.spawn(async move {
                 let _in_hand = telemetry::in_hand(Role::Worker);
                 job::work(&context, &shop, message).await;
-                context.free(&shop.name).await;
+                shop.freed.notify_one();
             });
         }
     };
     tokio::join!(pulling, working);
 }
 
+/// Tells routers of free places. One that misses it looks again by itself.
+async fn announce(context: Arc<Context>, shop: Arc<Shop>, drained: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = drained.cancelled() => return,
+            () = shop.freed.notified() => {}
+        }
+        context.free(&shop.name).await;
+        tokio::time::sleep(BETWEEN_ANNOUNCEMENTS).await;
+    }
+}
+
 impl Context {
-    /// Tells routers that a place became free.
+    /// Tells routers that places became free.
     async fn free(&self, provider: &str) {
         let subject = self.bus.subjects().free(provider);
         if let Err(error) = self.bus.client().publish(subject, bytes::Bytes::new()).await {
