@@ -13,7 +13,7 @@
 //! | [`ledger`] | fold, query and check over one store |
 //! | [`query`] | the question and the answer of `usage.query`, pure |
 //! | [`home`] | the folder, its lock, and the swap after a rebuild |
-//! | [`run`], [`rebuild`] | the shells: NATS in, NATS out |
+//! | [`run()`], [`rebuild()`] | the shells: NATS in, NATS out |
 
 pub mod fold;
 pub mod home;

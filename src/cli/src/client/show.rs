@@ -20,7 +20,7 @@ use crate::output::{Output, Table};
 /// Show a request: its answer, its attempts, its cost, or where it is now
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ShowArgs {
-    /// Its id; or <team>.<group>.<id>; or, with --group, its custom_id
+    /// Its id; or TEAM.GROUP.ID; or, with --group, its custom_id
     pub(crate) id: String,
     #[command(flatten)]
     pub(crate) at: At,
