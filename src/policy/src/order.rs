@@ -4,10 +4,11 @@
 //! Between the teams of a priority: the virtual token counter of Sheng et al., "Fairness in Serving Large
 //! Language Models" (OSDI 2024): each team has a counter of the tokens it was served, divided by its weight;
 //! the smallest goes first; a team that was idle is lifted to the smallest active counter, so that idleness
-//! earns no credit. Inside a team and gate: first come, first served.
+//! earns no credit, or to the largest there ever was if all were idle, so that work earns no debt. Inside a team and gate: first come, first served.
 //!
-//! A gate (a provider) that is closed is passed over and blocks nobody else: each team has one queue per
-//! gate.
+//! A gate (a provider) that is closed is passed over and blocks nobody at other gates: each team has one queue
+//! per gate. At its own gate, a priority that waits for it to open is not overtaken by a lower one before that
+//! one's turn: places there come free one by one, and whoever is ready would otherwise take them all in turn.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroU32;
@@ -40,6 +41,9 @@ pub struct Queue<T> {
     levels: [Level<T>; 3],
     shares: [u64; 3],
     length: usize,
+    /// The furthest any level has come: where the first one begins after all were empty. What a level was served
+    /// while nobody else waited is no debt.
+    clock: u64,
     /// Numbers what comes in, so that a team's oldest open item is found over its gates.
     arrivals: i64,
     /// Numbers what is put back: always before everything else.
@@ -56,7 +60,11 @@ struct Level<T> {
     flows: HashMap<Team, Flow<T>>,
     /// Active teams by counter.
     ready: BTreeSet<(u64, Team)>,
+    /// How many items wait for each gate.
+    waiting: BTreeMap<String, usize>,
     length: usize,
+    /// The furthest any team has come, for the same reason as the queue's own.
+    clock: u64,
 }
 
 #[derive(Debug)]
@@ -68,11 +76,19 @@ struct Flow<T> {
 impl<T> Queue<T> {
     /// An empty queue with one share per priority, the highest first. A share of 0 counts as 1.
     pub fn new(shares: [u32; 3]) -> Self {
-        let level = || Level { pass: 0, flows: HashMap::new(), ready: BTreeSet::new(), length: 0 };
+        let level = || Level {
+            pass: 0,
+            flows: HashMap::new(),
+            ready: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            length: 0,
+            clock: 0,
+        };
         Self {
             levels: [level(), level(), level()],
             shares: shares.map(|share| u64::from(share.max(1))),
             length: 0,
+            clock: 0,
             arrivals: 0,
             returns: 0,
         }
@@ -109,7 +125,7 @@ impl<T> Queue<T> {
         if self.levels[index].length == 0 {
             // A level that was empty gets no credit for it.
             let busiest = self.levels.iter().filter(|level| level.length > 0).map(|level| level.pass).min();
-            self.levels[index].pass = self.levels[index].pass.max(busiest.unwrap_or(0));
+            self.levels[index].pass = self.levels[index].pass.max(busiest.unwrap_or(self.clock));
         }
         let number = if front {
             self.returns -= 1;
@@ -140,9 +156,26 @@ impl<T> Queue<T> {
         for index in candidates {
             let priority = Priority::ALL[index];
             let share = self.shares[index];
-            if let Some((place, item)) = self.levels[index].pop(|gate| open(priority, gate)) {
+            let is_anothers_turn = |gate: &str| {
+                (0..index).any(|higher| {
+                    let level = &self.levels[higher];
+                    level.pass <= self.levels[index].pass
+                        && level.waiting.contains_key(gate)
+                        && !open(Priority::ALL[higher], gate)
+                })
+            };
+            let open_to: Vec<String> = self.levels[index]
+                .waiting
+                .keys()
+                .filter(|gate| open(priority, gate) && !is_anothers_turn(gate))
+                .cloned()
+                .collect();
+            if let Some((place, item)) =
+                self.levels[index].pop(|gate| open_to.iter().any(|open| open == gate))
+            {
                 let level = &mut self.levels[index];
                 level.pass = level.pass.saturating_add(place.tokens.saturating_mul(SCALE) / share);
+                self.clock = self.clock.max(level.pass);
                 self.length -= 1;
                 return Some((place, item));
             }
@@ -159,9 +192,10 @@ impl<T> Level<T> {
             .entry(place.team.clone())
             .or_insert_with(|| Flow { counter: 0, gates: BTreeMap::new() });
         if flow.gates.is_empty() {
-            flow.counter = flow.counter.max(least.unwrap_or(0));
+            flow.counter = flow.counter.max(least.unwrap_or(self.clock));
             self.ready.insert((flow.counter, place.team.clone()));
         }
+        *self.waiting.entry(place.gate.clone()).or_default() += 1;
         let queue = flow.gates.entry(place.gate.clone()).or_default();
         if front {
             queue.push_front((number, place, item));
@@ -189,22 +223,25 @@ impl<T> Level<T> {
         self.ready.remove(&(flow.counter, team.clone()));
         let cost = place.tokens.saturating_mul(SCALE) / u64::from(place.weight.get());
         flow.counter = flow.counter.saturating_add(cost);
+        self.clock = self.clock.max(flow.counter);
         if flow.gates.is_empty() {
             self.forget_idle();
         } else {
             self.ready.insert((flow.counter, team));
         }
         self.length -= 1;
+        leave(&mut self.waiting, &gate, 1);
         Some((place, item))
     }
 
     fn take_out(&mut self, leaves: &impl Fn(&T) -> bool, out: &mut Vec<(Place, T)>) {
         for (team, flow) in &mut self.flows {
             let was_active = !flow.gates.is_empty();
-            for queue in flow.gates.values_mut() {
+            for (gate, queue) in &mut flow.gates {
                 let (gone, kept): (Vec<_>, Vec<_>) = queue.drain(..).partition(|(_, _, item)| leaves(item));
                 queue.extend(kept);
                 self.length -= gone.len();
+                leave(&mut self.waiting, gate, gone.len());
                 out.extend(gone.into_iter().map(|(_, place, item)| (place, item)));
             }
             flow.gates.retain(|_, queue| !queue.is_empty());
@@ -233,6 +270,15 @@ impl<T> Level<T> {
         if self.flows.len() > 2 * IDLE_TEAMS_MAX {
             self.flows.retain(|_, flow| !flow.gates.is_empty());
         }
+    }
+}
+
+/// So many wait for a gate no longer.
+fn leave(waiting: &mut BTreeMap<String, usize>, gate: &str, count: usize) {
+    let Some(left) = waiting.get_mut(gate) else { return };
+    *left -= count;
+    if *left == 0 {
+        waiting.remove(gate);
     }
 }
 

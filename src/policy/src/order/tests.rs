@@ -46,6 +46,25 @@ fn idleness_earns_no_credit() {
 }
 
 #[test]
+fn what_was_done_while_nobody_else_waited_is_no_debt() {
+    let mut queue = Queue::new([16, 4, 1]);
+    for index in 0..1_000 {
+        queue.push(place(Priority::Low, "early", 1, "sim", 100), index);
+    }
+    drain(&mut queue, 1_000);
+    for index in 0..100 {
+        queue.push(place(Priority::High, "late", 1, "sim", 100), index);
+        queue.push(place(Priority::Low, "late", 1, "sim", 100), index);
+        queue.push(place(Priority::Low, "early", 1, "sim", 100), index);
+    }
+    let served: Vec<_> = (0..68).filter_map(|_| queue.pop(always)).map(|(place, _)| place).collect();
+    let low = |team: &str| {
+        served.iter().filter(|place| place.priority == Priority::Low && place.team.as_str() == team).count()
+    };
+    assert_eq!((low("late"), low("early")), (2, 2), "every 17th, by turns");
+}
+
+#[test]
 fn weights_divide_tokens() {
     let mut queue = Queue::new([16, 4, 1]);
     for index in 0..1_000 {
@@ -84,6 +103,42 @@ fn a_high_request_behind_many_low_ones_is_next() {
     drain(&mut queue, 300);
     queue.push(place(Priority::High, "person", 1, "sim", 1_000), 0);
     assert_eq!(drain(&mut queue, 1), ["person"]);
+}
+
+/// A gate with few places for each priority, of which one comes free after the other.
+#[test]
+fn shares_hold_where_places_are_what_is_scarce() {
+    const PLACES: usize = 5;
+    let mut queue = Queue::new([16, 4, 1]);
+    for index in 0..2_000 {
+        for priority in Priority::ALL {
+            queue.push(place(priority, "team", 1, "sim", 10), index);
+        }
+    }
+    let (mut stream, mut served) = (std::collections::VecDeque::new(), [0; 3]);
+    while served.iter().sum::<usize>() < 2_100 {
+        let taken = |stream: &std::collections::VecDeque<Priority>, wanted: Priority| {
+            stream.iter().filter(|priority| **priority == wanted).count()
+        };
+        while let Some((place, _)) = queue.pop(|priority, _| taken(&stream, priority) < PLACES) {
+            stream.push_back(place.priority);
+        }
+        served[stream.pop_front().unwrap().index()] += 1;
+    }
+    for (count, expected) in served.into_iter().zip([1_600, 400, 100]) {
+        assert!(count.abs_diff(expected) <= 10, "{served:?}");
+    }
+}
+
+#[test]
+fn a_lower_priority_never_keeps_a_higher_one_waiting() {
+    let mut queue = Queue::new([16, 4, 1]);
+    queue.push(place(Priority::High, "a", 1, "sim", 1_000_000), 0);
+    assert!(queue.pop(always).is_some());
+    queue.push(place(Priority::Low, "a", 1, "sim", 1), 1);
+    queue.push(place(Priority::High, "a", 1, "sim", 1), 2);
+    let high_only = |priority: Priority, _: &str| priority == Priority::High;
+    assert_eq!(queue.pop(high_only).map(|(_, item)| item), Some(2), "though it is the low one's turn");
 }
 
 #[test]
