@@ -11,5 +11,6 @@ mod bad_input;
 mod exactly_once;
 mod harness;
 mod kills;
+mod routing;
 mod stage;
 mod topology;

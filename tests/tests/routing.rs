@@ -1,0 +1,7 @@
+//! Where a request goes: in which order, to whom next when a call fails, and how it ends when nothing helps.
+
+mod fallback;
+mod full;
+mod order;
+mod retries;
+mod terminal;
