@@ -112,7 +112,7 @@ async fn forward(bus: &Bus, settings: &Settings, message: async_nats::Message) {
         Some((name.to_string(), value.as_str().to_owned()))
     });
     let inbox = message.reply.as_ref().map(async_nats::Subject::as_str);
-    let translated = translate(own.collect(), inbox, settings.timeout, uuid::Uuid::now_v7(), now);
+    let translated = translate(own.collect(), inbox, settings.timeout, uuid::Uuid::now_v7());
     let wanted = priority.parse::<Priority>().map_err(|()| {
         Problem::at(
             ErrorCode::InvalidField,

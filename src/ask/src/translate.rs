@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use chrono::SecondsFormat;
 use tollgate_protocol::header;
-use tollgate_protocol::{ErrorCode, Problem, Timestamp};
+use tollgate_protocol::{ErrorCode, Problem};
 
 /// Longest time a caller may wait: the longest deadline, 7 days.
 const TIMEOUT_MAX: Duration = Duration::from_millis(tollgate_protocol::request::TTL_MS_MAX);
@@ -25,14 +24,12 @@ pub fn translate(
     inbox: Option<&str>,
     timeout_default: Duration,
     id: uuid::Uuid,
-    now: Timestamp,
 ) -> Result<Translated, Problem> {
     let find = |name: &str| own.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
     let wait = match find(header::TIMEOUT) {
         Some(text) => timeout(text)?,
         None => timeout_default,
     };
-    let deadline = now + chrono::TimeDelta::from_std(wait).unwrap_or_default();
     let mut headers: Vec<_> = own
         .iter()
         .filter(|(name, _)| {
@@ -47,7 +44,8 @@ pub fn translate(
         add(header::ID, id.to_string());
     }
     if find(header::DEADLINE).is_none() && find(header::TTL_MS).is_none() {
-        add(header::DEADLINE, deadline.to_rfc3339_opts(SecondsFormat::Millis, true));
+        // A span and not a time: it counts from the server's own acceptance, whatever the clock here says.
+        add(header::TTL_MS, wait.as_millis().to_string());
     }
     if let Some(inbox) = inbox {
         if !is_inbox(inbox) {
@@ -98,8 +96,7 @@ mod tests {
 
     fn run(own: &[(&str, &str)], inbox: Option<&str>) -> Result<Translated, Problem> {
         let own = own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let now = Timestamp::from_timestamp(1_790_000_000, 0).unwrap();
-        translate(own, inbox, Duration::from_secs(60), uuid::Uuid::nil(), now)
+        translate(own, inbox, Duration::from_secs(60), uuid::Uuid::nil())
     }
 
     fn get<'a>(translated: &'a Translated, name: &str) -> Option<&'a str> {
@@ -111,8 +108,8 @@ mod tests {
         let own = [("Nats-Msg-Id", "x"), ("Nats-TTL", "1s"), ("Nats-Expected-Stream", "S"), ("X-Other", "y")];
         let translated = run(&own, Some("_INBOX.abc.1")).unwrap();
         let names: Vec<_> = translated.headers.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, [header::ID, header::DEADLINE, header::REPLY_TO]);
-        assert_eq!(get(&translated, header::DEADLINE), Some("2026-09-21T14:14:20.000Z"));
+        assert_eq!(names, [header::ID, header::TTL_MS, header::REPLY_TO]);
+        assert_eq!(get(&translated, header::TTL_MS), Some("60000"));
     }
 
     #[test]
@@ -126,7 +123,7 @@ mod tests {
         ];
         let translated = run(&own, Some("_INBOX_key.abc")).unwrap();
         assert_eq!(get(&translated, header::ID), Some("mine"));
-        assert_eq!(get(&translated, header::DEADLINE), None);
+        assert_eq!(get(&translated, header::TTL_MS), Some("5000"));
         assert_eq!(
             get(&translated, header::REPLY_TO),
             Some("_INBOX_key.abc"),

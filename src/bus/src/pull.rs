@@ -144,6 +144,8 @@ async fn pull_batch(
     stop: &CancellationToken,
 ) -> Result<(), ()> {
     // Short, because a pull that is lost with its server's leadership is noticed only by its end.
+    // Twice the largest message there is, so that a lane of large ones does not fill the memory.
+    const BYTES_MAX: usize = 16 * 1024 * 1024;
     const EXPIRES: Duration = Duration::from_secs(10);
     let first = tokio::select! {
         () = stop.cancelled() => return Ok(()),
@@ -155,7 +157,8 @@ async fn pull_batch(
         permits.merge(more);
     }
     let disconnections = bus.connection().health().disconnections;
-    let batch = consumer.batch().max_messages(permits.num_permits()).expires(EXPIRES).messages();
+    let batch =
+        consumer.batch().max_messages(permits.num_permits()).max_bytes(BYTES_MAX).expires(EXPIRES).messages();
     let mut batch = batch.await.map_err(|error| tracing::debug!(%error, "pull failed"))?;
     loop {
         // What has arrived goes first, also when it is time to end: the server counts it as delivered.
@@ -178,9 +181,10 @@ async fn pull_batch(
         };
         let Some(place) = permits.split(1) else { return Ok(()) };
         if let Some(held) = held(message, place, heartbeats)
-            && into.send(held).await.is_err()
+            && let Err(refused) = into.send(held).await
         {
-            return Ok(());
+            // Nobody works here any more.
+            refused.0.hand_back(Duration::ZERO).await;
         }
     }
 }

@@ -53,6 +53,7 @@ impl Bus {
         let mut headers = write.headers;
         let nonce = uuid::Uuid::new_v4().simple().to_string();
         headers::put(&mut headers, header::WRITE, &nonce);
+        headers::put(&mut headers, header::IDENTITY, &write.identity.to_string());
         headers::put(&mut headers, EXPECTED_LAST, &write.expected.to_string());
         headers::put(&mut headers, EXPECTED_LAST_SUBJECT, &self.subjects().record(write.identity));
         headers::put(&mut headers, "Nats-TTL", &format!("{}s", write.ttl_seconds.max(1)));
@@ -89,7 +90,7 @@ impl Bus {
             let error = match self.jetstream().get_stream_no_info(&name).await {
                 Ok(stream) => {
                     match stream.get_last_raw_message_by_subject(&self.subjects().record(identity)).await {
-                        Ok(message) => return Ok(read_entry(&message)),
+                        Ok(message) => return Ok(read_entry(identity, &message)),
                         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
                             return Ok(Read { last: Last::None, write: None });
                         }
@@ -113,6 +114,9 @@ impl Bus {
             let error = match self.jetstream().get_stream_no_info(&name).await {
                 Ok(stream) => {
                     match stream.get_last_raw_message_by_subject(&self.subjects().response(identity)).await {
+                        Ok(message) if !is_ours(identity, &HeaderView(Some(&message.headers))) => {
+                            return Ok(None);
+                        }
                         Ok(message) => {
                             return Ok(Some(StoredResponse {
                                 headers: message.headers,
@@ -145,16 +149,27 @@ pub struct StoredResponse {
 fn sequence_of(last: &Last) -> Sequence {
     match last {
         Last::None => 0,
-        Last::Started { sequence, .. } | Last::Ended { sequence, .. } | Last::Answered { sequence, .. } => {
-            *sequence
-        }
+        Last::Foreign { sequence }
+        | Last::Started { sequence, .. }
+        | Last::Ended { sequence, .. }
+        | Last::Answered { sequence, .. } => *sequence,
     }
 }
 
-fn read_entry(message: &async_nats::jetstream::message::StreamMessage) -> Read {
+/// Whether an entry was written for this request by one of us. A reply subject is not checked by a client's
+/// permissions: an acknowledgement, or the copy that a direct get sends, can so be stored here.
+pub fn is_ours(identity: &Identity, headers: &impl Headers) -> bool {
+    headers.get(header::IDENTITY) == Some(&identity.to_string()) && headers.get("Nats-Subject").is_none()
+}
+
+fn read_entry(identity: &Identity, message: &async_nats::jetstream::message::StreamMessage) -> Read {
     let view = HeaderView(Some(&message.headers));
-    let write = view.get(header::WRITE).map(str::to_owned);
     let sequence = message.sequence;
+    if !is_ours(identity, &view) {
+        tracing::error!(request = %identity, sequence, "an entry of the record was not written by us");
+        return Read { last: Last::Foreign { sequence }, write: None };
+    }
+    let write = view.get(header::WRITE).map(str::to_owned);
     let last = if let Some(answered) = Answered::from_headers(&view) {
         Last::Answered { sequence, answered }
     } else {
@@ -162,8 +177,8 @@ fn read_entry(message: &async_nats::jetstream::message::StreamMessage) -> Read {
             Ok(Entry::Started(started)) => Last::Started { sequence, started },
             Ok(Entry::Ended(ended)) => Last::Ended { sequence, ended },
             Err(_) => {
-                tracing::error!(sequence, "an entry of the record stream is not one of ours");
-                Last::None
+                tracing::error!(request = %identity, sequence, "an entry of the record cannot be read");
+                Last::Foreign { sequence }
             }
         }
     };

@@ -14,7 +14,8 @@ const LOOK_AGAIN_MS: (i64, i64) = (200, 5_000);
 
 impl Bus {
     /// Schedules a copy of a running request, whose sender waits for a reply, for the routers to look at
-    /// again: after a quarter of the time it has waited already, at the latest at its deadline.
+    /// again: after a quarter of the time it has waited already, at the latest at its deadline. `now` is the
+    /// server's time, as the message in hand tells it: the server is who looks at the clock.
     pub async fn look_again(&self, job: &Job, from: &Source, now: Timestamp) -> Result<(), PublishError> {
         let waited = (now - job.accepted_at).num_milliseconds();
         let wait = chrono::TimeDelta::milliseconds((waited / 4).clamp(LOOK_AGAIN_MS.0, LOOK_AGAIN_MS.1));

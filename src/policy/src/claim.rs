@@ -57,6 +57,7 @@ pub enum Verdict {
 pub fn judge(hand: &Hand, last: Last) -> Verdict {
     match last {
         Last::None => Verdict::Claim { expected: 0, history: None },
+        Last::Foreign { sequence } => Verdict::Claim { expected: sequence, history: None },
         Last::Answered { answered, .. } if answered.digest != hand.digest => Verdict::Conflict,
         Last::Answered { answered, .. } => {
             Verdict::Finish { mine: (answered.from == hand.from).then_some(answered.attempt) }
@@ -113,8 +114,8 @@ pub fn owner_rule(said: Said, lease_ms: u64) -> OwnerVerdict {
 /// What the refusal of my answer, or of my `ended`, means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Superseded {
-    /// Nothing is stored any more: write again, expecting nothing.
-    WriteAgain,
+    /// Nothing of ours is stored any more: write again, expecting this entry.
+    WriteAgain(Sequence),
     /// The request is over. My usage is still published; the message can be acknowledged.
     Over,
     /// Somebody took my attempt for lost and went on. My usage is still published; the message is theirs
@@ -125,7 +126,8 @@ pub enum Superseded {
 /// Judges the refusal of a write that would have ended my attempt.
 pub fn superseded(last: &Last) -> Superseded {
     match last {
-        Last::None => Superseded::WriteAgain,
+        Last::None => Superseded::WriteAgain(0),
+        Last::Foreign { sequence } => Superseded::WriteAgain(*sequence),
         Last::Answered { .. } => Superseded::Over,
         Last::Started { .. } | Last::Ended { .. } => Superseded::TakenOver,
     }
@@ -148,7 +150,7 @@ pub enum Due {
 /// waits for a place.
 pub fn due(digest: &Digest, run: Sequence, last: &Last) -> Due {
     let (sequence, owned) = match last {
-        Last::None => return Due::Dispatch,
+        Last::None | Last::Foreign { .. } => return Due::Dispatch,
         Last::Answered { answered, .. } => {
             return if answered.digest == *digest { Due::Reply } else { Due::Conflict };
         }

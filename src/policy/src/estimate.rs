@@ -9,11 +9,15 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// Output tokens of a body that sets no limit.
 const OUTPUT_TOKENS_DEFAULT: u64 = 512;
 
+/// Most output tokens that an estimate believes: more than any model gives. A client may ask for any number,
+/// and what it asks for must not upset the order of others or the money of a lost attempt.
+const OUTPUT_TOKENS_MAX: u64 = 1_000_000;
+
 /// Tokens of a body, before any provider has counted them.
 pub fn tokens(body_bytes: usize, output_tokens_max: Option<u64>) -> TokenUsage {
     TokenUsage {
         input_tokens: (body_bytes as u64).div_ceil(BYTES_PER_TOKEN),
-        output_tokens: output_tokens_max.unwrap_or(OUTPUT_TOKENS_DEFAULT),
+        output_tokens: output_tokens_max.unwrap_or(OUTPUT_TOKENS_DEFAULT).min(OUTPUT_TOKENS_MAX),
         ..TokenUsage::default()
     }
 }
@@ -26,5 +30,20 @@ pub fn attempt(body_bytes: usize, output_tokens_max: Option<u64>, price: &Price)
         output_tokens: usage.output_tokens,
         cost_nano_usd: price.cost(&usage),
         price_version: price.version(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_wish_of_a_client_is_believed_without_limit() {
+        assert_eq!(tokens(400, None).output_tokens, OUTPUT_TOKENS_DEFAULT);
+        assert_eq!(
+            tokens(400, Some(7)),
+            TokenUsage { input_tokens: 100, output_tokens: 7, ..Default::default() }
+        );
+        assert_eq!(tokens(0, Some(u64::MAX)).output_tokens, OUTPUT_TOKENS_MAX);
     }
 }

@@ -145,7 +145,9 @@ pub fn after(class: Class, situation: Situation, chance: u64) -> Option<Next> {
         },
     };
     match next {
-        Some(Next::Retry { delay_ms }) if delay_ms >= situation.left_ms => None,
+        Some(Next::Retry { delay_ms }) if delay_ms >= situation.left_ms => {
+            next_target().filter(|_| situation.left_ms > 0)
+        }
         next => next,
     }
 }
@@ -196,7 +198,13 @@ mod tests {
     #[test]
     fn a_retry_that_cannot_come_before_the_deadline_is_not_begun() {
         let late = Situation { left_ms: 5, ..situation(0, 1) };
-        assert_eq!(after(Class::Overloaded, late, 99), None);
+        assert_eq!(
+            after(Class::Overloaded, late, 99),
+            Some(Next::Fallback { target: 1 }),
+            "but another target may be in time"
+        );
+        assert_eq!(after(Class::Overloaded, Situation { target: 1, ..late }, 99), None);
+        assert_eq!(after(Class::Overloaded, Situation { left_ms: 0, ..late }, 99), None);
     }
 
     proptest! {

@@ -19,15 +19,12 @@ impl Default for Retention {
 }
 
 impl Retention {
-    /// Time to live of a run record, in whole seconds, at least one.
-    pub fn run_seconds(&self, deadline: Timestamp, now: Timestamp) -> u64 {
+    /// Time to live of a record entry, claim or response, in whole seconds, at least one. A claim is kept
+    /// as long as a response: it is the only trace of a call whose worker was killed, and everything may
+    /// stand still for longer than a deadline.
+    pub fn seconds(&self, deadline: Timestamp, now: Timestamp) -> u64 {
         let left = u64::try_from((deadline - now).num_milliseconds()).unwrap_or(0);
-        left.saturating_add(self.after_deadline_ms).div_ceil(1_000).max(1)
-    }
-
-    /// Time to live of a response, in whole seconds, at least one.
-    pub fn response_seconds(&self, deadline: Timestamp, now: Timestamp) -> u64 {
-        self.run_seconds(deadline, now).max(self.response_ms.div_ceil(1_000))
+        left.saturating_add(self.after_deadline_ms).max(self.response_ms).div_ceil(1_000).max(1)
     }
 }
 
@@ -41,9 +38,10 @@ mod tests {
         let now = Timestamp::from_timestamp_millis(1_790_000_000_000).unwrap();
         let retention = Retention::default();
         let day = 24 * 3_600;
-        assert_eq!(retention.response_seconds(now + TimeDelta::minutes(1), now), day);
-        assert_eq!(retention.response_seconds(now + TimeDelta::days(7), now), 7 * day + 3_600);
-        assert_eq!(retention.run_seconds(now + TimeDelta::minutes(1), now), 3_660);
-        assert_eq!(retention.run_seconds(now - TimeDelta::days(1), now), 3_600);
+        assert_eq!(retention.seconds(now + TimeDelta::minutes(1), now), day);
+        assert_eq!(retention.seconds(now + TimeDelta::days(7), now), 7 * day + 3_600);
+        assert_eq!(retention.seconds(now - TimeDelta::days(1), now), day);
+        let short = Retention { response_ms: 1, after_deadline_ms: 0 };
+        assert_eq!(short.seconds(now, now), 1);
     }
 }

@@ -56,6 +56,8 @@ pub const DIGEST: &str = "Tollgate-Digest";
 pub const ATTEMPT: &str = "Tollgate-Attempt";
 /// The stored message that a response was written for: `<stream>:<sequence>`.
 pub const FROM: &str = "Tollgate-From";
+/// The request that a record entry was written for.
+pub const IDENTITY: &str = "Tollgate-Identity";
 /// A value of its own for each logical write, so that a writer recognises its own entry.
 pub const WRITE: &str = "Tollgate-Write";
 /// The usage event (JSON) that the ledger publishes for a response that no attempt ended.

@@ -118,6 +118,12 @@ pub enum Next {
 pub enum Last {
     /// Nothing is stored, or no longer.
     None,
+    /// Something that this program cannot read, or that was not written for this request: of another
+    /// version, or forged. It counts as nothing, but it is what the next write has to expect.
+    Foreign {
+        /// Its sequence.
+        sequence: Sequence,
+    },
     /// A claim.
     Started {
         /// Its sequence.

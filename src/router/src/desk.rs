@@ -24,6 +24,8 @@ use crate::intake::{self, Item, NotTaken};
 
 /// Dispatches in flight, over all providers.
 const IN_FLIGHT_MAX: usize = 512;
+/// How often the server is asked how many requests wait.
+const MEASURE_EVERY_SECONDS: u64 = 5;
 /// Messages taken in before dispatching again, so that neither waits for the other.
 const INTAKE_MAX: usize = 64;
 
@@ -42,6 +44,8 @@ pub(crate) struct Desk {
     queue: Queue<Box<Item>>,
     gates: Gates,
     in_flight: usize,
+    /// Seconds since the start.
+    ticks: u64,
     tasks: TaskTracker,
     done_sender: mpsc::UnboundedSender<Done>,
     done: mpsc::UnboundedReceiver<Done>,
@@ -53,7 +57,17 @@ impl Desk {
         let (done_sender, done) = mpsc::unbounded_channel();
         let queue = Queue::new(context.settings.shares);
         let tasks = TaskTracker::new();
-        Self { context, heartbeats, queue, gates: Gates::default(), in_flight: 0, tasks, done_sender, done }
+        Self {
+            context,
+            heartbeats,
+            queue,
+            gates: Gates::default(),
+            in_flight: 0,
+            ticks: 0,
+            tasks,
+            done_sender,
+            done,
+        }
     }
 
     /// Serves until `stop`, then hands back what waits and finishes what is under way.
@@ -181,8 +195,11 @@ impl Desk {
             self.expire(item);
         }
         telemetry::set_in_hand(Role::Router, self.heartbeats.count());
-        let context = Arc::clone(&self.context);
-        self.tasks.spawn(async move { context.measure_lanes().await });
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(MEASURE_EVERY_SECONDS) {
+            let context = Arc::clone(&self.context);
+            self.tasks.spawn(async move { context.measure_lanes().await });
+        }
     }
 
     fn expire(&self, item: Box<Item>) {

@@ -5,6 +5,10 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use tollgate_bus::publish::PublishError;
 use tollgate_bus::retry::Patience;
+use tollgate_policy::answer::End;
+use tollgate_protocol::job::Job;
+use tollgate_protocol::response::Status;
+use tollgate_protocol::{ErrorCode, Problem};
 
 use crate::Context;
 use crate::gates::Seen;
@@ -36,10 +40,25 @@ pub(crate) async fn dispatch(context: &Context, item: Box<Item>) -> Dispatched {
             return Dispatched { provider, priority, seen: Seen::Taken, item: None };
         }
         Err(PublishError::SubjectFull | PublishError::StreamFull) => Seen::Full,
+        // Possible only on a server whose max_payload is smaller than it should be.
+        Err(PublishError::TooLarge { .. }) => {
+            context.end_oversized(*item).await;
+            return Dispatched { provider, priority, seen: Seen::Taken, item: None };
+        }
         Err(error) => {
             tracing::warn!(%error, provider, "a provider's stream does not take messages, trying again");
             Seen::Broken
         }
     };
     Dispatched { provider, priority, seen, item: Some(item) }
+}
+
+impl Context {
+    /// A request that no message of the server can carry to a worker.
+    async fn end_oversized(&self, item: Item) {
+        let Ok(job) = Job::decode(&item.payload) else { return };
+        let text = "with what belongs to it, the request is larger than the nats-server's max_payload";
+        let problem = Problem::at(ErrorCode::RequestTooLarge, "body", text);
+        self.end(item.message, &job, End::Unpaid(Status::Rejected, problem)).await;
+    }
 }

@@ -7,17 +7,30 @@ use tollgate_policy::answer::{self, End};
 use tollgate_policy::claim::{self, Due};
 use tollgate_protocol::job::Job;
 
+use tollgate_protocol::request::is_acknowledgement;
+use tollgate_telemetry as telemetry;
+
 use crate::Context;
 use crate::ending::Caller;
+
+/// How long a message rests that this version cannot read.
+const UNREADABLE: std::time::Duration = std::time::Duration::from_secs(30);
 
 impl Context {
     /// Judges a due message. `Some`: it is to be ordered like any other.
     pub(crate) async fn due(&self, message: Held) -> Option<(Held, Job)> {
         let job = match Job::decode(&message.payload) {
             Ok(job) => job,
-            Err(error) => {
-                tracing::error!(%error, message = %message.source, "a message in the retry stream is not one of ours: dropped");
+            // Nobody wrote it: a reply subject led an acknowledgement here.
+            Err(_) if is_acknowledgement(&message.payload) => {
+                telemetry::count_drained_acknowledgement();
                 message.ack().await;
+                return None;
+            }
+            Err(error) => {
+                // A request of a newer version, perhaps: kept for a process that can read it.
+                tracing::error!(%error, message = %message.source, "a due message cannot be read by this version");
+                message.hand_back(UNREADABLE).await;
                 return None;
             }
         };
@@ -32,7 +45,12 @@ impl Context {
         let caller = Caller::of(&job);
         match claim::due(&job.digest, job.run, &last) {
             Due::Dispatch => return Some((message, job)),
-            Due::Reply => self.reply_stored(&caller).await,
+            Due::Reply => {
+                if !self.reply_stored(&caller).await {
+                    message.hand_back(std::time::Duration::from_secs(1)).await;
+                    return None;
+                }
+            }
             Due::Conflict => {
                 let form = answer::response(&job, &[], End::expired(), tollgate_bus::now());
                 self.report_conflict(&caller, form).await;
@@ -55,7 +73,7 @@ impl Context {
         }
         let now = tollgate_bus::now();
         if now < job.deadline {
-            return self.bus.look_again(job, &message.source, now).await.is_ok();
+            return self.bus.look_again(job, &message.source, message.stored_at).await.is_ok();
         }
         self.still_running(&Caller::of(job), answer::response(job, &[], End::expired(), now)).await;
         true

@@ -105,7 +105,7 @@ impl Context {
                 from: &message.source,
                 attempt: 0,
                 unpaid: Some(&terminal.unpaid),
-                ttl_seconds: self.settings.retention.response_seconds(terminal.deadline, tollgate_bus::now()),
+                ttl_seconds: self.settings.retention.seconds(terminal.deadline, tollgate_bus::now()),
                 expected: terminal.expected,
                 traceparent: terminal.traceparent.as_deref(),
             };
@@ -132,7 +132,9 @@ impl Context {
             match claim::judge(&hand, last) {
                 Verdict::Claim { expected, .. } => terminal.expected = expected,
                 Verdict::Finish { .. } => {
-                    self.reply_stored(&terminal.caller).await;
+                    if !self.reply_stored(&terminal.caller).await {
+                        return message.hand_back(Duration::from_secs(1)).await;
+                    }
                     return message.ack().await;
                 }
                 Verdict::Conflict => {
@@ -148,18 +150,20 @@ impl Context {
         }
     }
 
-    /// Replies with the response that is stored already.
-    pub(crate) async fn reply_stored(&self, caller: &Caller) {
-        let Some(inbox) = &caller.inbox else { return };
+    /// Replies with the response that is stored already. `false`: it could not be read now.
+    pub(crate) async fn reply_stored(&self, caller: &Caller) -> bool {
+        let Some(inbox) = &caller.inbox else { return true };
         match self.bus.response_of(&caller.identity).await {
             Ok(Some((response, encoding))) => {
                 self.bus.reply_with(inbox, &response, caller.bare, encoding).await;
             }
             Ok(None) => {}
             Err(error) => {
-                tracing::warn!(%error, request = %caller.identity, "a stored response cannot be read")
+                tracing::warn!(%error, request = %caller.identity, "a stored response cannot be read");
+                return false;
             }
         }
+        true
     }
 
     /// Tells who waits for a copy that the request itself still runs. `form` is any response about this

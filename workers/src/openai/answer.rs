@@ -11,14 +11,15 @@ use crate::codec::{Failure, Reading};
 struct Completion<'a> {
     #[serde(borrow)]
     choices: Option<Vec<&'a RawValue>>,
-    model: Option<String>,
-    usage: Option<Usage>,
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct Usage {
     prompt_tokens: u64,
-    #[serde(default)]
     completion_tokens: u64,
     prompt_tokens_details: Option<PromptDetails>,
     completion_tokens_details: Option<CompletionDetails>,
@@ -48,9 +49,12 @@ pub(super) fn read(body: &[u8]) -> Reading {
     if completion.choices.is_none_or(|choices| choices.is_empty()) {
         return failed(Class::Malformed, "the provider's answer has no choices");
     }
+    // An answer is an answer, also when its counts or its model's name are not as they should be: it was
+    // paid for, and asking again would be paid for again.
+    let usage = completion.usage.and_then(|usage| serde_json::from_str::<Usage>(usage.get()).ok());
     Reading::Answered {
         body: JsonText::from(whole),
-        usage: completion.usage.map(|usage| TokenUsage {
+        usage: usage.map(|usage| TokenUsage {
             input_tokens: usage.prompt_tokens,
             cached_input_tokens: usage
                 .prompt_tokens_details
@@ -62,7 +66,7 @@ pub(super) fn read(body: &[u8]) -> Reading {
                 .and_then(|details| details.reasoning_tokens)
                 .unwrap_or(0),
         }),
-        served_model: completion.model,
+        served_model: completion.model.and_then(|model| serde_json::from_str(model.get()).ok()),
     }
 }
 

@@ -47,15 +47,17 @@ pub(super) fn read(answer: &Answer) -> Failure {
         401 | 403 => Class::Unauthorized,
         402 => Class::OutOfCredit,
         404 => Class::UnknownModel,
-        408 => Class::TimedOut,
         429 => Class::Throttled { retry_after_ms: answer.retry_after_ms },
-        // 409 is a conflict inside the provider; its own clients try it again.
-        409 | 500..=599 => Class::Overloaded,
+        // 408 and 409 are the provider's own trouble; its clients try them again.
+        408 | 409 | 500..=599 => Class::Overloaded,
         400..=499 => Class::Rejected,
         // 1xx and 3xx are no answers to this call.
         _ => Class::Malformed,
     };
     let message = match message {
+        // Such a text can quote parts of our key, or name our organisation.
+        _ if class == Class::Unauthorized => "the provider did not accept our credentials".to_owned(),
+        _ if class == Class::OutOfCredit => "our account with the provider has no credit left".to_owned(),
         Some(message) => message.chars().take(MESSAGE_CHARS_MAX).collect(),
         None => format!("the provider answered with status {}", answer.status),
     };

@@ -72,6 +72,19 @@ fn counts_and_model_are_read_and_the_body_is_kept() {
     assert_eq!(usage, Some(expected));
     let Reading::Answered { usage, .. } = read(200, r#"{"choices":[{}]}"#) else { panic!("not answered") };
     assert_eq!(usage, None, "counts that are not there are not invented");
+    for counts in [
+        "{}",
+        "null",
+        r#"{"prompt_tokens":-1,"completion_tokens":1}"#,
+        r#"{"prompt_tokens":1,"completion_tokens":null}"#,
+        "7",
+    ] {
+        let body = format!(r#"{{"choices":[{{}}],"usage":{counts},"model":7}}"#);
+        let Reading::Answered { usage, served_model, .. } = read(200, &body) else {
+            panic!("{counts}: not answered")
+        };
+        assert_eq!((usage, served_model), (None, None), "{counts}");
+    }
 }
 
 #[test]
@@ -86,7 +99,7 @@ fn every_status_has_a_class() {
         (402, error("x"), Class::OutOfCredit),
         (403, String::new(), Class::Unauthorized),
         (404, error("model_not_found"), Class::UnknownModel),
-        (408, String::new(), Class::TimedOut),
+        (408, String::new(), Class::Overloaded),
         (409, String::new(), Class::Overloaded),
         (413, String::new(), Class::Rejected),
         (422, error("x"), Class::Rejected),
@@ -101,7 +114,6 @@ fn every_status_has_a_class() {
         (200, "[]".to_owned(), Class::Malformed),
         (200, r#"{"choices":[]}"#.to_owned(), Class::Malformed),
         (200, error("x"), Class::Malformed),
-        (200, r#"{"choices":[{}],"usage":{"prompt_tokens":-1}}"#.to_owned(), Class::Malformed),
     ] {
         let Reading::Failed(failure) = read(status, &body) else { panic!("{status} {body}: not failed") };
         assert_eq!(failure.class, expected, "{status} {body}");

@@ -64,7 +64,12 @@ pub(super) async fn call(shop: &Shop, job: &Job, target: &Target, price: &Price,
         }
         Ok(Reading::Failed(failure)) | Err(Broken::Failed(failure)) => {
             attempt.code = Some(failure.class.code());
-            attempt.estimated = failure.class.cost_is_unknown();
+            if failure.class.cost_is_unknown() {
+                // It may well have been charged: the estimate stands in, and says that it does.
+                attempt.estimated = true;
+                attempt.usage = tollgate_policy::estimate::tokens(job.body.len(), job.output_tokens_max);
+                attempt.cost_nano_usd = price.cost(&attempt.usage);
+            }
             Err(Failed::Call(late(failure, left, attempt.duration_ms)))
         }
         Err(Broken::TooLarge) => {

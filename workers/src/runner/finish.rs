@@ -10,7 +10,7 @@ use tollgate_policy::answer::{self, End};
 use tollgate_policy::claim::{Superseded, superseded};
 use tollgate_policy::failure::{self, Situation};
 use tollgate_protocol::event::Kind;
-use tollgate_protocol::record::{Last, Next};
+use tollgate_protocol::record::Next;
 use tollgate_protocol::response::{Attempt, Outcome, Response, Status};
 use tollgate_protocol::usage::millis_between;
 use tollgate_protocol::{ErrorCode, Problem, Sequence};
@@ -20,17 +20,9 @@ use super::SOURCE;
 use super::call::{Called, Failed, too_large};
 use super::job::{Fate, Work};
 
-/// How a write that ends an attempt turned out.
-enum Written {
-    /// It stands.
-    Yes(Sequence),
-    /// Somebody else went on, or ended the request.
-    No(Fate),
-}
-
 impl Work<'_> {
     /// A call is over: answers, or says in the record what comes next and then does it.
-    pub(super) async fn conclude(&mut self, claim: Sequence, called: Called) -> Fate {
+    pub(super) async fn conclude(&mut self, claim: Sequence, called: Called) -> Option<Fate> {
         let Called { mut attempt, result } = called;
         let (provider, model) = (attempt.provider.clone(), attempt.model.clone());
         let end = match result {
@@ -60,7 +52,7 @@ impl Work<'_> {
         };
         let end = self.storable(end, &mut attempt);
         self.history.push(attempt);
-        self.end(claim, end).await
+        Some(self.end(claim, end).await)
     }
 
     /// An answer that cannot be stored is a failure that was paid for.
@@ -85,22 +77,20 @@ impl Work<'_> {
     }
 
     /// The attempt failed, the request goes on.
-    async fn go_on(&mut self, claim: Sequence, next: Next, code: ErrorCode) -> Fate {
-        let written = self.write_ended(claim, &next).await;
-        let written = match self.settle(written).await {
-            Some(written) => written,
-            None => match self.write_ended(0, &next).await {
-                Ok(Fenced::Written(sequence)) => Written::Yes(sequence),
-                Ok(Fenced::Refused(last)) => Written::No(self.superseded_fate(&last).await),
-                Err(error) => Written::No(self.rest(&error)),
-            },
-        };
-        let run = match written {
-            Written::Yes(sequence) => sequence,
-            Written::No(fate) => return fate,
+    async fn go_on(&mut self, claim: Sequence, next: Next, code: ErrorCode) -> Option<Fate> {
+        let mut expected = claim;
+        let run = loop {
+            match self.write_ended(expected, &next).await {
+                Ok(Fenced::Written(sequence)) => break sequence,
+                Ok(Fenced::Refused(last)) => match superseded(&last) {
+                    Superseded::WriteAgain(sequence) => expected = sequence,
+                    verdict => return Some(self.too_late(verdict).await),
+                },
+                Err(error) => return Some(self.rest(&error)),
+            }
         };
         if !self.repeat_last_usage().await {
-            return Fate::HandBack(Duration::from_secs(1));
+            return Some(Fate::HandBack(Duration::from_secs(1)));
         }
         let (kind, handed) = match next {
             Next::Retry { .. } => (Kind::Retried, telemetry::Next::Retry),
@@ -125,18 +115,16 @@ impl Work<'_> {
             _ => self.history.last().map_or(0, |attempt| attempt.number),
         };
         let response = answer::response(&self.job, &self.history, end, tollgate_bus::now());
-        let written = self.write_end(&response, attempt, claim).await;
-        let written = match self.settle(written).await {
-            Some(written) => written,
-            None => match self.write_end(&response, attempt, 0).await {
-                Ok(Fenced::Written(sequence)) => Written::Yes(sequence),
-                Ok(Fenced::Refused(last)) => Written::No(self.superseded_fate(&last).await),
-                Err(error) => Written::No(self.rest(&error)),
-            },
-        };
-        match written {
-            Written::Yes(_) => self.after_answer(&response, attempt).await,
-            Written::No(fate) => fate,
+        let mut expected = claim;
+        loop {
+            match self.write_end(&response, attempt, expected).await {
+                Ok(Fenced::Written(_)) => return self.after_answer(&response, attempt).await,
+                Ok(Fenced::Refused(last)) => match superseded(&last) {
+                    Superseded::WriteAgain(sequence) => expected = sequence,
+                    verdict => return self.too_late(verdict).await,
+                },
+                Err(error) => return self.rest(&error),
+            }
         }
     }
 
@@ -165,32 +153,22 @@ impl Work<'_> {
             from: &self.hand.from,
             attempt,
             unpaid: unpaid.as_ref(),
-            ttl_seconds: self.context.settings.retention.response_seconds(self.job.deadline, now),
+            ttl_seconds: self.context.settings.retention.seconds(self.job.deadline, now),
             expected,
             traceparent: self.job.traceparent.as_deref(),
         };
         self.context.bus.write_answer(ending, Patience::PAID).await
     }
 
-    /// What a write that ends an attempt came to. `None`: the record is empty, write again expecting that.
-    async fn settle(&mut self, written: Result<Fenced, PublishError>) -> Option<Written> {
-        match written {
-            Ok(Fenced::Written(sequence)) => Some(Written::Yes(sequence)),
-            Ok(Fenced::Refused(last)) if superseded(&last) == Superseded::WriteAgain => None,
-            Ok(Fenced::Refused(last)) => Some(Written::No(self.superseded_fate(&last).await)),
-            Err(error) => Some(Written::No(self.rest(&error))),
-        }
-    }
-
     /// My result came too late. What it cost is recorded all the same.
-    async fn superseded_fate(&self, last: &Last) -> Fate {
+    async fn too_late(&self, verdict: Superseded) -> Fate {
         tracing::info!(request = %self.job.identity, "a result came after its attempt was taken for lost");
         if !self.publish_last_usage(None).await {
             return Fate::Abandon;
         }
-        match superseded(last) {
+        match verdict {
             Superseded::Over => Fate::Ack,
-            Superseded::WriteAgain | Superseded::TakenOver => Fate::Abandon,
+            Superseded::WriteAgain(_) | Superseded::TakenOver => Fate::Abandon,
         }
     }
 

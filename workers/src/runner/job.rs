@@ -15,14 +15,17 @@ use tollgate_policy::{estimate, failure};
 use tollgate_protocol::event::{Kind, LifecycleEvent};
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::record::{Ended, Entry, Last, Next, Started};
+use tollgate_protocol::request::is_acknowledgement;
 use tollgate_protocol::response::Attempt;
 use tollgate_protocol::usage::millis_between;
-use tollgate_protocol::{ErrorCode, Price, Problem, Sequence};
+use tollgate_protocol::{ErrorCode, Price, Problem, Sequence, Timestamp};
 use tollgate_telemetry::{self as telemetry, Role};
 
 use super::waiting::Waited;
 use super::{Context, SOURCE, Shop, call};
 
+/// How long a message rests that this version cannot read.
+const UNREADABLE: Duration = Duration::from_secs(30);
 /// How long a message rests when the store does not answer.
 const REST: Duration = Duration::from_secs(1);
 
@@ -43,6 +46,8 @@ pub(super) struct Work<'a> {
     pub(super) shop: &'a Shop,
     pub(super) job: Job,
     pub(super) hand: Hand,
+    /// When the message was stored, by the server's clock.
+    pub(super) stored_at: Timestamp,
     /// The last record entry known.
     pub(super) expected: Sequence,
     /// Attempts up to now.
@@ -50,19 +55,27 @@ pub(super) struct Work<'a> {
 }
 
 /// Works on one message until its fate is known.
-pub(super) async fn work(context: &Context, shop: &Shop, message: Held) {
+pub(super) async fn work(context: &Context, shop: &Shop, mut message: Held) {
     let job = match Job::decode(&message.payload) {
         Ok(job) => job,
-        Err(error) => {
-            // Only our own routers may publish here. There is nobody to tell, and it will never be readable.
-            tracing::error!(%error, message = %message.source, "a dispatch message is not one of ours: dropped");
+        // Nobody wrote it: a reply subject led an acknowledgement here.
+        Err(_) if is_acknowledgement(&message.payload) => {
+            telemetry::count_drained_acknowledgement();
             return message.ack().await;
         }
+        Err(error) => {
+            // A request of a newer version, perhaps: kept for a process that can read it.
+            tracing::error!(%error, message = %message.source, "a dispatch message cannot be read by this version");
+            return message.hand_back(UNREADABLE).await;
+        }
     };
+    // The job has its own copy of the body.
+    message.payload = bytes::Bytes::new();
     let mut work = Work {
         context,
         shop,
         hand: Hand { from: message.source.clone(), digest: job.digest },
+        stored_at: message.stored_at,
         expected: job.run,
         history: job.history.clone(),
         job,
@@ -119,7 +132,8 @@ impl Work<'_> {
             history: self.history.clone(),
         };
         let started_at = started.started_at;
-        let claim = match self.write_run(&Entry::Started(started), Patience::NORMAL).await {
+        // With all patience: a claim that is given up may be stored all the same, and would count as lost.
+        let claim = match self.write_run(&Entry::Started(started), Patience::PAID).await {
             Ok(Fenced::Written(sequence)) => sequence,
             Ok(Fenced::Refused(last)) => {
                 drop(in_hand);
@@ -139,10 +153,14 @@ impl Work<'_> {
                 Err(error) => return Some(self.rest(&error)),
             }
         }
+        if tollgate_bus::now() >= self.job.deadline {
+            self.expected = claim;
+            return self.end_unpaid(End::expired()).await;
+        }
         let called = call::call(self.shop, &self.job, &target, &price, number).await;
         let fate = self.conclude(claim, called).await;
         drop(in_hand);
-        Some(fate)
+        fate
     }
 
     /// A write was refused: does what the record says.
@@ -167,7 +185,7 @@ impl Work<'_> {
                     if !self.repeat_last_usage().await {
                         return Some(Fate::HandBack(REST));
                     }
-                    return Some(self.hand_over(run, &ended.next).await);
+                    return self.hand_over(run, &ended.next).await;
                 }
                 Verdict::AskOwner { sequence, started } => {
                     match self.wait_for_owner(sequence, &started).await {
@@ -217,7 +235,7 @@ impl Work<'_> {
         if target < self.job.targets.len() {
             let next = Next::Fallback { target };
             return match self.write_ended(self.expected, &next).await {
-                Ok(Fenced::Written(run)) => Some(self.hand_over(run, &next).await),
+                Ok(Fenced::Written(run)) => self.hand_over(run, &next).await,
                 Ok(Fenced::Refused(last)) => self.judge(*last).await,
                 Err(error) => Some(self.rest(&error)),
             };
@@ -255,7 +273,7 @@ impl Work<'_> {
             identity: &self.job.identity,
             subject: self.context.bus.subjects().run(&self.job.identity),
             headers: async_nats::HeaderMap::new(),
-            ttl_seconds: self.context.settings.retention.run_seconds(self.job.deadline, tollgate_bus::now()),
+            ttl_seconds: self.context.settings.retention.seconds(self.job.deadline, tollgate_bus::now()),
             payload: payload.into(),
             expected,
         };

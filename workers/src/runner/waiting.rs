@@ -1,20 +1,25 @@
 //! Messages that are not this worker's to go on with: waiting for an owner, handing over, copies.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tollgate_bus::owner::{Answer, Question};
 use tollgate_bus::publish::PublishError;
 use tollgate_bus::retry::Patience;
-use tollgate_policy::answer;
+use tollgate_policy::answer::{self, End};
 use tollgate_policy::claim::{OwnerVerdict, Said, owner_rule};
 use tollgate_protocol::event::Kind;
 use tollgate_protocol::job::Job;
 use tollgate_protocol::record::{Last, Next, Started};
+use tollgate_protocol::response::Status;
 use tollgate_protocol::{ErrorCode, Problem, Sequence};
 use tollgate_telemetry as telemetry;
 
 use super::job::{Fate, Work};
+
+/// What one unanswered question counts for, at most.
+const LISTENED_MAX: Duration = Duration::from_secs(2);
 
 /// How waiting for an owner ended.
 pub(super) enum Waited {
@@ -39,9 +44,10 @@ impl Work<'_> {
         let lease = self.context.settings.lease;
         let pause = (lease / 20).clamp(Duration::from_millis(50), Duration::from_secs(1));
         let question = self.question(started.attempt);
-        let mut heard = Instant::now();
+        let mut silent = Duration::ZERO;
         let mut disconnections = self.context.bus.connection().health().disconnections;
         loop {
+            let asked = Instant::now();
             let answer = if started.owner == self.context.owner {
                 let holds = self.context.registry.holds(&question);
                 Some(if holds { Answer::Holding } else { Answer::NotMine })
@@ -51,14 +57,16 @@ impl Work<'_> {
             // Silence counts only while this side could have heard.
             let health = self.context.bus.connection().health();
             if answer.is_some() || !health.connected || health.disconnections != disconnections {
-                (heard, disconnections) = (Instant::now(), health.disconnections);
+                (silent, disconnections) = (Duration::ZERO, health.disconnections);
+            } else {
+                // Not the time that has passed, but the time that was listened: this process may have been
+                // stopped as well.
+                silent += asked.elapsed().min(LISTENED_MAX) + pause;
             }
             let said = match answer {
                 Some(Answer::Holding) => Said::Holding,
                 Some(Answer::NotMine) => Said::NotMine,
-                None => {
-                    Said::Silent { for_ms: u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX) }
-                }
+                None => Said::Silent { for_ms: u64::try_from(silent.as_millis()).unwrap_or(u64::MAX) },
             };
             // Asked first, read after: an owner that has just ended its attempt has written so before it let go.
             match self.context.bus.last_record(&self.job.identity, Patience::NORMAL).await {
@@ -78,21 +86,45 @@ impl Work<'_> {
     }
 
     /// Does what the record says comes next. May be done twice: the record lets one of the copies go on.
-    pub(super) async fn hand_over(&self, run: Sequence, next: &Next) -> Fate {
+    pub(super) async fn hand_over(&mut self, run: Sequence, next: &Next) -> Option<Fate> {
+        if tollgate_bus::now() >= self.job.deadline {
+            self.expected = run;
+            return self.end_unpaid_again(End::expired()).await;
+        }
+        match self.try_hand_over(run, next).await {
+            Ok(fate) => Some(fate),
+            // Possible only on a server whose max_payload is smaller than it should be.
+            Err(PublishError::TooLarge { .. }) => {
+                let text =
+                    "with what belongs to it, the request is larger than the nats-server's max_payload";
+                let problem = Problem::at(ErrorCode::RequestTooLarge, "body", text);
+                self.expected = run;
+                self.end_unpaid_again(End::Unpaid(Status::Failed, problem)).await
+            }
+            Err(error) => Some(self.rest(&error)),
+        }
+    }
+
+    /// From here the way can lead back here, over what the record says.
+    fn end_unpaid_again(&mut self, end: End) -> Pin<Box<dyn Future<Output = Option<Fate>> + Send + '_>> {
+        Box::pin(self.end_unpaid(end))
+    }
+
+    async fn try_hand_over(&self, run: Sequence, next: &Next) -> Result<Fate, PublishError> {
         let target = match next {
-            Next::Retry { delay_ms } => return Fate::HandBack(Duration::from_millis(*delay_ms)),
+            Next::Retry { delay_ms } => return Ok(Fate::HandBack(Duration::from_millis(*delay_ms))),
             Next::Fallback { target } => *target,
         };
         let job = Job { run, target, history: self.history.clone(), ..self.job.clone() };
         let Some(to) = job.current_target() else {
             tracing::error!(request = %job.identity, "a hand-over names a target that is not there");
-            return Fate::Ack;
+            return Ok(Fate::Ack);
         };
         let payload = match job.encode() {
             Ok(payload) => payload,
             Err(error) => {
                 tracing::error!(%error, request = %job.identity, "a request cannot be encoded");
-                return Fate::HandBack(Duration::from_secs(1));
+                return Ok(Fate::HandBack(Duration::from_secs(1)));
             }
         };
         let subjects = self.context.bus.subjects();
@@ -113,10 +145,7 @@ impl Work<'_> {
                 publish(subjects.retry_due(job.priority, &job.identity.team), Patience::NORMAL).await
             }
         };
-        match handed {
-            Ok(_) => Fate::Ack,
-            Err(error) => self.rest(&error),
-        }
+        handed.map(|_| Fate::Ack)
     }
 
     /// Another message of the same request goes on. If somebody waits for a reply to this one, the routers
@@ -125,8 +154,7 @@ impl Work<'_> {
         if self.job.reply_to.is_none() {
             return Fate::Ack;
         }
-        let now = tollgate_bus::now();
-        match self.context.bus.look_again(&self.job, &self.hand.from, now).await {
+        match self.context.bus.look_again(&self.job, &self.hand.from, self.stored_at).await {
             Ok(()) => Fate::Ack,
             Err(error) => self.rest(&error),
         }
@@ -139,7 +167,7 @@ impl Work<'_> {
         self.publish_event(&self.event(Kind::DuplicateId, message)).await;
         if let Some(inbox) = &self.job.reply_to {
             let problem = Problem::at(ErrorCode::DuplicateId, "id", message);
-            let end = answer::End::Unpaid(tollgate_protocol::response::Status::Rejected, problem);
+            let end = End::Unpaid(Status::Rejected, problem);
             let response = answer::response(&self.job, &[], end, tollgate_bus::now());
             self.context.bus.reply_with(inbox, &response, self.job.bare, self.job.encoding).await;
         }

@@ -80,6 +80,7 @@ fn check(last: Last, expected: &str) {
 #[test]
 fn every_row_of_the_table() {
     check(Last::None, "claim after 0, history false");
+    check(Last::Foreign { sequence: 39 }, "claim after 39, history false");
     check(answered(MINE, b"mine"), "finish Some(2)");
     check(answered(OTHER, b"mine"), "finish None");
     check(started(MINE, b"mine"), "ask w1 about 40");
@@ -122,7 +123,8 @@ fn an_owner_is_believed_and_silence_has_a_limit() {
 
 #[test]
 fn a_superseded_worker_never_takes_the_message_from_its_successor() {
-    assert_eq!(superseded(&Last::None), Superseded::WriteAgain);
+    assert_eq!(superseded(&Last::None), Superseded::WriteAgain(0));
+    assert_eq!(superseded(&Last::Foreign { sequence: 39 }), Superseded::WriteAgain(39));
     assert_eq!(superseded(&answered(OTHER, b"mine")), Superseded::Over);
     assert_eq!(superseded(&answered(MINE, b"mine")), Superseded::Over);
     assert_eq!(superseded(&started(MINE, b"mine")), Superseded::TakenOver);
@@ -134,6 +136,7 @@ fn a_due_message_goes_on_only_if_the_record_waits_for_it() {
     let digest = Digest::of(b"mine");
     for (last, run, expected) in [
         (Last::None, 0, Due::Dispatch),
+        (Last::Foreign { sequence: 39 }, 0, Due::Dispatch),
         (answered(OTHER, b"mine"), 0, Due::Reply),
         (answered(OTHER, b"theirs"), 0, Due::Conflict),
         (started(OTHER, b"mine"), 0, Due::Copy),

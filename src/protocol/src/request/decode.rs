@@ -135,7 +135,7 @@ fn read<H: Headers + ?Sized>(
     let text = as_json(head.encoding, message.payload)?;
     let (whole, top) = parse(&text)?;
     let is_bare = top.messages.is_some() || top.input.is_some() || top.prompt.is_some();
-    if !is_bare && is_acknowledgement(&top) {
+    if !is_bare && is_acknowledged(&top) {
         return Ok(None);
     }
 
@@ -216,8 +216,13 @@ fn parse(text: &[u8]) -> Result<(&RawValue, Top<'_>), Problem> {
     Ok((whole, top))
 }
 
+/// Whether a payload is JetStream's own acknowledgement, which a reply subject can lead into any stream.
+pub fn is_acknowledgement(payload: &[u8]) -> bool {
+    serde_json::from_slice::<Top<'_>>(payload).is_ok_and(|top| is_acknowledged(&top))
+}
+
 /// JetStream's own acknowledgement, of a success or of an error, has an unmistakable shape.
-fn is_acknowledgement(top: &Top<'_>) -> bool {
+fn is_acknowledged(top: &Top<'_>) -> bool {
     #[derive(Deserialize)]
     struct ApiError {
         #[serde(rename = "err_code")]
