@@ -239,7 +239,7 @@ impl Run {
     /// request was called more often than it was lost. Returns how many attempts were lost.
     pub(crate) async fn finish(mut self, what: &str, kills: &[u64], lost_allowed: Lost) -> usize {
         self.answered().await;
-        self.stage.idle().await;
+        self.drained().await;
         let expected: Vec<_> = self.published.iter().map(Expected::answered).collect();
         let doubles: usize = self.live.iter().map(Live::duplicates).sum();
         assert_eq!(doubles, 0, "responses beyond the first of their request");
@@ -257,6 +257,29 @@ impl Run {
         let requests = self.published.len();
         eprintln!("{what}: {requests} requests, in hand at each kill {kills:?}, {calls} calls, {lost} lost");
         lost
+    }
+
+    /// Waits until no work is left anywhere; else shows where it is and what the consumers think of it.
+    async fn drained(&self) {
+        let client = &self.stage.client;
+        eventually(PATIENCE, "streams without work", async || {
+            let mut left = Vec::new();
+            for stream in ["LLM_REQ", "LLM_DISPATCH_sim", "LLM_RETRY"] {
+                for stored in client.read_stream(stream).await {
+                    left.push(format!("{stream} {} {}", stored.sequence, stored.subject));
+                }
+                if left.is_empty() {
+                    continue;
+                }
+                for consumer in client.consumers(stream).await {
+                    let (delivered, acked) = (consumer.delivered, consumer.ack_floor);
+                    let (pending, ahead) = (consumer.num_ack_pending, consumer.num_pending);
+                    left.push(format!("{}: {pending} {ahead} {delivered:?} {acked:?}", consumer.name));
+                }
+            }
+            if left.is_empty() { Ok(()) } else { Err(left) }
+        })
+        .await;
     }
 
     /// Returns how many calls there were and how many attempts were lost.
