@@ -12,7 +12,7 @@ MODEL ?= simulator
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: ## Start a broker, send it a sample, compare answers and ledger (MODEL=smollm2: with a real model)
@@ -33,15 +33,19 @@ fmt: ## Format the code
 	cargo fmt --all
 
 .PHONY: bench
-bench: tools ## Run the benchmarks (ARGS goes to cargo bench)
-	@TOLLGATE_NATS_SERVER="$$(python3 scripts/nats_server.py | tail -n 1)" cargo bench --workspace $(ARGS)
+bench: tools ## Measure against a bare program (ARGS="--bench backlog"; see docs/benchmarks.md)
+	@TOLLGATE_NATS_SERVER="$$(python3 scripts/nats_server.py | tail -n 1)" cargo bench --package tollgate-tests $(ARGS)
 
 .PHONY: interop
 interop: ## Drive the broker with another NATS client, in another language
 	@python3 scripts/interop.py
 
 .PHONY: mutants
-mutants: tools ## Change the code at random and see that a test notices (ARGS="-p tollgate-policy")
+mutants: tools ## Break the protocol, one rule at a time, and see that a test fails (ARGS: names of scripts/mutants/)
+	@python3 scripts/mutants.py $(ARGS)
+
+.PHONY: mutants-random
+mutants-random: tools ## The same at random places (ARGS="-p tollgate-policy"), with cargo-mutants
 	@command -v cargo-mutants >/dev/null || { echo "cargo-mutants is missing: cargo install --locked cargo-mutants" >&2; exit 1; }
 	@TOLLGATE_NATS_SERVER="$$(python3 scripts/nats_server.py | tail -n 1)" cargo mutants --workspace $(ARGS)
 

@@ -91,6 +91,11 @@ impl Report {
                 &format!("| {} at {in_flight} | sum {sum:.0}: {} |", subject.name(), each.join(", ")),
             );
         }
+        line(&mut text, "\n| messages of the nats-server per request | in | out |\n|---|---:|---:|");
+        for ((subject, in_flight), rounds) in &self.closed {
+            let (into, out) = messages(rounds);
+            line(&mut text, &format!("| {} at {in_flight} | {into:.1} | {out:.1} |", subject.name()));
+        }
         line(&mut text, "\n| bytes of a stored message | by stream |\n|---|---|");
         for ((subject, in_flight), rounds) in &self.closed {
             let bytes = by_name(rounds, |closed| &closed.message_bytes);
@@ -113,6 +118,8 @@ impl Report {
                     "of_floor": self.throughput(*subject, *in_flight) / self.throughput(Subject::Floor, *in_flight),
                     "rounds": rounds.iter().map(|closed| closed.per_second).collect::<Vec<_>>(),
                     "cpu_us": by_name(rounds, |closed| &closed.cpu_us),
+                    "messages_in": messages(rounds).0,
+                    "messages_out": messages(rounds).1,
                     "rss_mib": by_name(rounds, |closed| &closed.rss_mib),
                     "peak_mib": by_name(rounds, |closed| &closed.peak_mib),
                     "message_bytes": by_name(rounds, |closed| &closed.message_bytes),
@@ -154,6 +161,12 @@ fn by_name(rounds: &[Closed], of: impl Fn(&Closed) -> &BTreeMap<String, f64>) ->
     names
         .map(|name| (name.clone(), median(rounds.iter().filter_map(|round| of(round).get(name).copied()))))
         .collect()
+}
+
+/// The medians over all rounds.
+fn messages(rounds: &[Closed]) -> (f64, f64) {
+    let of = |each: fn(&Closed) -> f64| median(rounds.iter().map(each));
+    (of(|closed| closed.messages.0), of(|closed| closed.messages.1))
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

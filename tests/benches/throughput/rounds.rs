@@ -11,6 +11,7 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::Config;
 use futures_util::{StreamExt, TryStreamExt};
 use tollgate_tests::nats::NatsServer;
+use tollgate_tests::port::free_port;
 use tollgate_tests::process::Process;
 use tollgate_tests::roles::{Broker, Role, Running, Server};
 use tollgate_tests::wait::eventually;
@@ -66,6 +67,8 @@ pub(crate) struct Closed {
     pub(crate) per_second: f64,
     /// CPU microseconds for each request, by process.
     pub(crate) cpu_us: BTreeMap<String, f64>,
+    /// Messages into and out of the nats-server for each request.
+    pub(crate) messages: (f64, f64),
     /// MiB, by process.
     pub(crate) rss_mib: BTreeMap<String, f64>,
     /// The most it ever was.
@@ -84,6 +87,8 @@ pub(crate) struct Open {
 /// Everything that stays the same over a run.
 pub(crate) struct Bench {
     nats: NatsServer,
+    /// Its monitoring address.
+    monitor: String,
     provider: Provider,
     binary: PathBuf,
     dir: tempfile::TempDir,
@@ -116,14 +121,10 @@ impl Bench {
         let dir =
             tempfile::Builder::new().prefix("bench-").tempdir().expect("a temporary folder can be made");
         let provider = Provider::start(binary, dir.path()).await;
-        Self {
-            nats: NatsServer::start().await,
-            provider,
-            binary: binary.to_owned(),
-            dir,
-            lengths,
-            measured: 0,
-        }
+        let address = format!("127.0.0.1:{}", free_port());
+        let nats = NatsServer::start_with(&format!("http: \"{address}\"")).await;
+        let (monitor, binary) = (format!("http://{address}/varz"), binary.to_owned());
+        Self { nats, monitor, provider, binary, dir, lengths, measured: 0 }
     }
 
     /// Rate of a bare publish loop into one stream.
@@ -160,9 +161,11 @@ impl Bench {
         tokio::time::sleep(self.lengths.warm_up).await;
 
         let processes = self.processes(&answering);
+        let messages_before = self.messages().await;
         let (before, cpu_before, start) = (busy.answered(), cpu::cpu(&processes), Instant::now());
         tokio::time::sleep(self.lengths.closed).await;
         let (after, cpu_after, took) = (busy.answered(), cpu::cpu(&processes), start.elapsed());
+        let messages = self.messages().await;
         let memory =
             |of: fn(u32) -> f64| processes.iter().map(|(name, pid)| (name.clone(), of(*pid))).collect();
         let (rss_mib, peak_mib) = (memory(machine::rss_mib), memory(machine::peak_mib));
@@ -173,10 +176,12 @@ impl Bench {
         let cpu_us = cpu_after
             .iter()
             .map(|(name, seconds)| (name.clone(), (seconds - cpu_before[name]) * 1e6 / answered));
+        let messages =
+            ((messages.0 - messages_before.0) / answered, (messages.1 - messages_before.1) / answered);
         let (cpu_us, per_second) = (cpu_us.collect(), answered / took.as_secs_f64());
         drop((load, answering));
         self.delete_streams(&prefix).await;
-        Closed { per_second, cpu_us, rss_mib, peak_mib, message_bytes }
+        Closed { per_second, cpu_us, messages, rss_mib, peak_mib, message_bytes }
     }
 
     /// An open loop at the fixed rate.
@@ -229,6 +234,15 @@ impl Bench {
         processes.push(("simulator".to_owned(), self.provider.pid()));
         processes.push(("client".to_owned(), std::process::id()));
         processes
+    }
+
+    /// Messages into and out of the nats-server up to now, its own API's requests included.
+    async fn messages(&self) -> (f64, f64) {
+        let text = tollgate_tests::http().get(&self.monitor).send().await.expect("it can be monitored");
+        let text = text.text().await.expect("its answer ends");
+        let varz: serde_json::Value = serde_json::from_str(&text).expect("its answer is JSON");
+        let count = |key: &str| varz[key].as_f64().expect("it counts its messages");
+        (count("in_msgs"), count("out_msgs"))
     }
 
     fn next_prefix(&mut self) -> String {
