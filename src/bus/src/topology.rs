@@ -34,6 +34,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Plan {
     /// Most requests of a team that wait at one priority.
     pub team_requests_max: u64,
+    /// Longer than any entry of the record stream may live.
+    pub record_max_age: Duration,
     /// How long usage events are kept.
     pub usage_max_age: Duration,
     /// Each provider with its `max_in_flight`.
@@ -141,7 +143,7 @@ pub fn streams(subjects: &Subjects, plan: &Plan, first_sequence: u64) -> Vec<Con
             max_messages_per_subject: 1,
             allow_message_ttl: true,
             // Each entry has its own time to live; this is for those of a program with a defect.
-            max_age: DAY * 16,
+            max_age: plan.record_max_age,
             republish: republish("res"),
             ..base(record::STREAM, vec![under("run.*.*.*"), under("res.*.*.*")])
         },

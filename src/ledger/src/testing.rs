@@ -41,6 +41,7 @@ pub(crate) fn event(id: &str, attempt: u32) -> UsageEvent {
         queued_ms: 5,
         first_token_ms: None,
         latency_ms: 200,
+        accepted_at: Some(at(0)),
         time: at(0),
         corrects: None,
     }
@@ -80,6 +81,7 @@ pub(crate) fn correction(of: &UsageEvent, cost: i64) -> UsageEvent {
         outcome: None,
         usage: TokenUsage::default(),
         cost_nano_usd: NanoUsd(cost),
+        accepted_at: None,
         corrects: Some(of.ce_id()),
         ..of.clone()
     }

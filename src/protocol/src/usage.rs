@@ -38,7 +38,7 @@ impl Kind {
 
 /// Usage event v1.
 ///
-/// Rule for sums: count each `ce-id` once, an `attempt` beats a `lost`; corrections have ids of their own,
+/// Rule for sums: count each `ce-id` (of one `accepted_at`) once, an `attempt` beats a `lost`; corrections have ids of their own,
 /// are signed and name what they correct.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("allOf" = serde_json::json!([
@@ -108,6 +108,10 @@ pub struct UsageEvent {
     pub first_token_ms: Option<u64>,
     /// How long the call took, in milliseconds.
     pub latency_ms: u64,
+    /// When the request was accepted. An identity whose answer is no longer kept can
+    /// be used again: this tells the events of the two requests apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_at: Option<Timestamp>,
     /// When the call began; for `unpaid`, when the request ended.
     pub time: Timestamp,
     /// The `ce-id` that a correction corrects.
@@ -129,9 +133,17 @@ impl UsageEvent {
         }
     }
 
+    /// What is counted once: the `ce-id`, of one use of the identity.
+    pub fn counted_id(&self) -> String {
+        match self.accepted_at {
+            Some(accepted_at) => format!("{}@{}", self.ce_id(), accepted_at.timestamp_micros()),
+            None => self.ce_id(),
+        }
+    }
+
     /// JetStream's deduplication id: a `lost` and the `attempt` that replaces it are both stored.
     pub fn message_id(&self) -> String {
-        format!("{}/{}", self.ce_id(), self.kind.as_str())
+        format!("{}/{}", self.counted_id(), self.kind.as_str())
     }
 }
 
@@ -178,6 +190,7 @@ impl Subject<'_> {
             queued_ms: 0,
             first_token_ms: None,
             latency_ms: 0,
+            accepted_at: Some(self.accepted_at),
             time: self.accepted_at,
             corrects: None,
         }

@@ -2,8 +2,11 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::filter::{EnvFilter, ParseError};
-use tracing_subscriber::fmt;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{EnvFilter, FilterFn, ParseError};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
 
 /// What a process at work logs unless told otherwise. The NATS client tells of each reconnect itself, which we do too.
 pub const FILTER: &str = "info,async_nats=warn";
@@ -44,12 +47,22 @@ pub enum Error {
 pub fn init_logging(format: Format, filter: &str, color: bool) -> Result<(), Error> {
     let parsed =
         EnvFilter::try_new(filter).map_err(|source| Error::Filter { filter: filter.to_owned(), source })?;
-    let lines = fmt().with_env_filter(parsed).with_writer(std::io::stderr);
-    let done = match format {
-        Format::Human => lines.with_ansi(color && std::io::stderr().is_terminal()).try_init(),
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        Format::Human => lines.with_ansi(color && std::io::stderr().is_terminal()).boxed(),
         Format::Json => {
-            lines.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+            lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
         }
     };
+    let done = tracing_subscriber::registry()
+        .with(parsed)
+        .with(FilterFn::new(has_no_content))
+        .with(lines)
+        .try_init();
     done.map_err(|_| Error::Twice)
+}
+
+/// Libraries may log whole messages at `trace`, and so prompts and answers; whatever the filter says, they do not.
+fn has_no_content(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() < Level::TRACE || metadata.target().starts_with("tollgate")
 }

@@ -91,6 +91,13 @@ pub(super) fn compare(wanted: &Config, found: &Config) -> Verdict {
             &mut config.max_messages_per_subject
         });
     }
+    // How long things are kept is a bound too: raised when asked for, never lowered by the way.
+    if wanted.max_age > found.max_age && !found.max_age.is_zero() {
+        verdict.raised.get_or_insert_with(|| found.clone()).max_age = wanted.max_age;
+    } else if wanted.max_age < found.max_age {
+        let (wanted, found) = (format!("{:?}", wanted.max_age), format!("{:?}", found.max_age));
+        verdict.kept.push(Difference { setting: "max_age", wanted, found });
+    }
     bound(&mut verdict, wanted, found, "max_msgs", |config| &mut config.max_messages);
     bound(&mut verdict, wanted, found, "max_bytes", |config| &mut config.max_bytes);
     verdict
@@ -144,6 +151,16 @@ mod tests {
         let from_limitless = compare(&config(18, 22), &config(-1, -1));
         assert!(from_limitless.raised.is_none(), "no bound is the highest bound");
         assert!(compare(&config(-1, -1), &config(18, 22)).raised.is_some());
+    }
+
+    #[test]
+    fn what_is_kept_is_kept_longer_and_never_shorter() {
+        let days =
+            |days: u64| Config { max_age: std::time::Duration::from_secs(days * 86_400), ..config(5, 5) };
+        assert_eq!(compare(&days(9), &days(7)).raised.unwrap().max_age, days(9).max_age);
+        let shorter = compare(&days(7), &days(9));
+        assert!(shorter.raised.is_none() && shorter.kept.len() == 1);
+        assert!(compare(&days(7), &days(0)).raised.is_none(), "without an age, everything is kept already");
     }
 
     #[test]

@@ -137,9 +137,16 @@ async fn connected(connect: &ConnectSettings, settings: &Settings) -> Result<Bus
     Ok(bus)
 }
 
+/// An entry of the record lives until its deadline and a while longer, or a while from now: never so long.
+fn record_max_age(settings: &Settings) -> std::time::Duration {
+    let longest = settings.retention.response_ms.max(settings.retention.record_after_deadline_ms);
+    std::time::Duration::from_millis(tollgate_protocol::request::TTL_MS_MAX.saturating_add(longest)) + DAY
+}
+
 fn plan(settings: &Settings, replicas: usize) -> topology::Plan {
     topology::Plan {
         team_requests_max: settings.queue.team_requests_max,
+        record_max_age: record_max_age(settings),
         usage_max_age: DAY * settings.retention.usage_days,
         providers: settings
             .providers

@@ -88,7 +88,7 @@ impl<'a> Batch<'a> {
     }
 
     fn event(&mut self, event: &UsageEvent) -> Result<(), Error> {
-        let id = Layout::seen(&event.ce_id());
+        let id = Layout::seen(&event.counted_id());
         match decide(event.kind, self.seen(&id)?) {
             Decision::Ignore => {
                 self.report.repeated += 1;

@@ -35,6 +35,12 @@ fn each_id_counts_once() {
 }
 
 #[test]
+fn an_identity_that_is_used_again_counts_again() {
+    let again = UsageEvent { accepted_at: Some(at(3 * 86_400)), ..event("a", 1) };
+    check(&[event("a", 1), again.clone(), again], (2, 2, 0, 2_000, 0));
+}
+
+#[test]
 fn an_attempt_beats_a_lost() {
     check(&[lost("a", 1)], (0, 1, 1, 7_777, 7_777));
     check(&[lost("a", 1), event("a", 1)], (1, 1, 0, 1_000, 0));

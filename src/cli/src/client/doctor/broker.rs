@@ -118,6 +118,7 @@ async fn streams(bus: &Bus, settings: Option<&Settings>) -> Check {
         .unwrap_or_default();
     let plan = topology::Plan {
         team_requests_max: 1,
+        record_max_age: Duration::from_secs(16 * 86_400),
         usage_max_age: Duration::from_secs(86_400),
         providers,
         replicas: 1,
@@ -226,6 +227,7 @@ mod tests {
     fn a_stream_of_somebody_else_is_told() {
         let plan = topology::Plan {
             team_requests_max: 9,
+            record_max_age: Duration::from_secs(16 * 86_400),
             usage_max_age: Duration::from_secs(1),
             providers: vec![("sim".into(), 8)],
             replicas: 1,
