@@ -6,9 +6,8 @@ use serde_json::Value;
 
 /// Writes a result into `bench` of the target folder and says where that is.
 pub(crate) fn write(name: &str, value: &Value) -> PathBuf {
-    // `<target>/release/deps/<this program>`, wherever the target folder is.
-    let itself = std::env::current_exe().expect("a program knows its own path");
-    let target = itself.ancestors().nth(3).unwrap_or(Path::new("target"));
+    // `<target>/tmp`, wherever the target folder is.
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap_or(Path::new("target"));
     let dir = target.join("bench");
     std::fs::create_dir_all(&dir).expect("the result's folder can be made");
     let path = dir.join(name);
