@@ -15,6 +15,10 @@ use args::{Cli, Command, Global};
 use failure::{Exit, Failure};
 use output::Output;
 
+/// A tenth of the broker's CPU was the system allocator's (docs/benchmarks.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What still blocks a thread when all is over is given this long.
 const LAST_THREADS: Duration = Duration::from_secs(1);
 
