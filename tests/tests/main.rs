@@ -8,6 +8,7 @@
 mod architecture;
 mod ask;
 mod bad_input;
+mod cli;
 mod exactly_once;
 mod harness;
 mod kills;
