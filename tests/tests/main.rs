@@ -12,6 +12,7 @@ mod cli;
 mod exactly_once;
 mod harness;
 mod kills;
+mod operation;
 mod routing;
 mod stage;
 mod topology;
