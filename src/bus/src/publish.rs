@@ -139,7 +139,14 @@ impl Bus {
         }
         let request =
             Request::new().headers(headers.clone()).payload(payload.clone()).timeout(Some(TRY_TIMEOUT));
-        let message = match self.client().send_request(subject.to_owned(), request).await {
+        let disconnections = self.connection().health().disconnections;
+        let sent = tokio::select! {
+            biased;
+            sent = self.client().send_request(subject.to_owned(), request) => sent,
+            // What was on its way is gone with the old connection, and its acknowledgement too: again, at once.
+            () = self.connection().reconnected_since(disconnections) => return Err(Failure::Silence),
+        };
+        let message = match sent {
             Ok(message) => message,
             Err(error) if error.kind() == RequestErrorKind::MaxPayloadExceeded => {
                 return Err(Failure::Final(PublishError::TooLarge { size: payload.len(), limit }));
