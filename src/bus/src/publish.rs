@@ -178,7 +178,9 @@ fn refusal(error: ReplyError) -> Failure {
         10071 | 10164 => Failure::Final(PublishError::WrongLastSequence),
         // A stream's own limits, when it discards new messages.
         10077 if error.description.contains("per subject") => Failure::Final(PublishError::SubjectFull),
-        10077 => Failure::Final(PublishError::StreamFull),
+        10077 if error.description.contains("maximum") => Failure::Final(PublishError::StreamFull),
+        // The store itself failed, as when the disk is full or the server is ending: it may work again.
+        10077 => Failure::Silence,
         10054 => Failure::Final(PublishError::TooLarge { size: 0, limit: 0 }),
         // Not available, no leader, shutting down, no memory or disk left: it may be again.
         10008 | 10009 | 10023 | 10028 | 10039 | 10047 | 10074 | 10076 => Failure::Silence,
@@ -220,6 +222,15 @@ mod tests {
                 r#"{"error":{"code":400,"err_code":10077,"description":"maximum messages exceeded"}}"#,
                 Err(PublishError::StreamFull),
             ),
+            (
+                r#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}}"#,
+                Err(PublishError::StreamFull),
+            ),
+            (
+                r#"{"error":{"code":503,"err_code":10077,"description":"write 1.blk: no space left on device"}}"#,
+                silence.clone(),
+            ),
+            (r#"{"error":{"code":503,"err_code":10077,"description":"store is closed"}}"#, silence.clone()),
             (r#"{"error":{"code":503,"err_code":10008,"description":"no quorum"}}"#, silence.clone()),
             ("", silence.clone()),
             ("{}", silence.clone()),
