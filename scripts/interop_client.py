@@ -39,9 +39,18 @@ class Client:
         self.live = await self.nc.subscribe("llm.live.res.{}.{}.>".format(TEAM, self.group))
         await self.nc.flush()
 
-    async def publish(self, envelope, priority="normal"):
+    async def publish(self, envelope, priority="normal", headers=None):
         body = json.dumps(envelope).encode()
-        return await self.js.publish("llm.req.{}.{}".format(TEAM, priority), body)
+        return await self.js.publish("llm.req.{}.{}".format(TEAM, priority), body, headers=headers)
+
+    async def reply_to(self, envelope):
+        """Publishes with an inbox, in a header so that the bytes stay the same, and waits for the reply."""
+        inbox = self.nc.new_inbox()
+        replies = await self.nc.subscribe(inbox)
+        await self.publish(envelope, headers={"Tollgate-Reply-To": inbox})
+        reply = await replies.next_msg(timeout=ANSWER_SECONDS_MAX)
+        await replies.unsubscribe()
+        return json.loads(reply.data)
 
     async def next_answer(self):
         message = await self.live.next_msg(timeout=ANSWER_SECONDS_MAX)
@@ -86,10 +95,36 @@ async def the_same_request_again_is_not_run_again(client):
     await client.publish(envelope)
     first = await client.next_answer()
     sequence, _ = await client.stored(client.group, identity)
-    await client.publish(envelope)
-    await asyncio.sleep(2)
+    assert await client.reply_to(envelope) == first, "the repeat is replied to with the stored answer"
     again, stored = await client.stored(client.group, identity)
     assert (again, stored) == (sequence, first), (sequence, again, first, stored)
+
+
+async def another_body_under_the_same_id_is_refused(client):
+    identity = str(uuid.uuid4())
+    await client.publish(client.envelope(identity, "The first body."))
+    first = await client.next_answer()
+    refused = await client.reply_to(client.envelope(identity, "Another body."))
+    assert refused["error"]["code"] == "duplicate_id", refused
+    _, stored = await client.stored(client.group, identity)
+    assert stored == first, (stored, first)
+
+
+async def usage_events_say_what_an_answer_cost(client):
+    usage = await client.nc.subscribe("llm.live.usage.{}.>".format(TEAM))
+    await client.nc.flush()
+    identity = str(uuid.uuid4())
+    await client.publish(client.envelope(identity, "What does this cost?"))
+    answer = await client.next_answer()
+    wanted = "{}.{}.{}.1".format(TEAM, client.group, identity)
+    while True:
+        event = await usage.next_msg(timeout=ANSWER_SECONDS_MAX)
+        if event.headers["ce-id"] == wanted:
+            break
+    await usage.unsubscribe()
+    event = json.loads(event.data)
+    assert event["final"] and event["cost_nano_usd"] == answer["cost_nano_usd"], (event, answer)
+    assert event["usage"] == answer["usage"], (event, answer)
 
 
 async def every_priority_is_served(client):
@@ -108,6 +143,14 @@ async def a_bare_ask_gets_a_bare_completion(client):
     completion = json.loads(reply.data)
     assert text_in(completion) and "status" not in completion, completion
     assert any(name.lower().startswith("tollgate-") for name in (reply.headers or {})), reply.headers
+
+
+async def an_asked_envelope_gets_an_envelope(client):
+    body = json.dumps(client.envelope("asked", "What is an envelope?")).encode()
+    reply = await client.nc.request("llm.ask.{}.high".format(TEAM), body, timeout=ANSWER_SECONDS_MAX)
+    response = json.loads(reply.data)
+    assert response["status"] == "succeeded" and text_in(response["body"]), response
+    assert response == await client.next_answer(), "the reply is the stored response"
 
 
 async def a_wrong_ask_gets_an_error_object(client):
@@ -137,8 +180,11 @@ CHECKS = (
     a_published_request_is_answered_on_the_live_subject,
     the_answer_can_be_read_later,
     the_same_request_again_is_not_run_again,
+    another_body_under_the_same_id_is_refused,
+    usage_events_say_what_an_answer_cost,
     every_priority_is_served,
     a_bare_ask_gets_a_bare_completion,
+    an_asked_envelope_gets_an_envelope,
     a_wrong_ask_gets_an_error_object,
     what_cannot_be_read_is_rejected_by_its_sequence,
     an_unknown_priority_is_refused_at_publish,
