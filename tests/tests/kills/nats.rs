@@ -39,6 +39,26 @@ async fn a_killed_nats_server_loses_nothing_and_nothing_is_called_twice() {
     run.finish("nats-server", &in_hand, Lost::None).await;
 }
 
+/// The server stands still for longer than a write waits for its acknowledgement, and goes on: what was written again
+/// meanwhile arrives twice, and whoever wrote it knows its own hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nats_server_that_stood_still_makes_nothing_twice() {
+    /// A write is tried again after 5 s.
+    const LONGER_THAN_A_TRY: Duration = Duration::from_secs(8);
+    let roles = [Role::Ledger, Role::Worker, Role::Worker, Role::Router];
+    let mut run = Run::start(256, Duration::from_secs(60), &roles).await;
+    // Calls begin and end while nothing can be written.
+    run.spread(HOLD);
+    run.publish(REQUESTS / 5);
+    run.flowing().await;
+    let stored = run.stored().await;
+    run.stage.nats.stop();
+    tokio::time::sleep(LONGER_THAN_A_TRY).await;
+    run.stage.nats.cont();
+    run.quick();
+    run.finish("nats-server stopped", &[stored], Lost::None).await;
+}
+
 async fn called(run: &Run) {
     eventually(PATIENCE, "calls under way", async || {
         let calls = run.stage.provider.in_flight() as u64;
