@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use async_nats::jetstream::stream::{Config, DiscardPolicy};
+use tollgate_tests::client::Client;
 use tollgate_tests::roles::Role;
 
 use super::run::{HOLD, Lost, REQUESTS, Run};
@@ -39,4 +41,29 @@ async fn a_killed_workers_calls_are_lost_and_made_again() {
     let lost = run.finish("worker", &in_hand, Lost::UpTo(5 * PLACES as usize)).await;
     // What broke off was called, and nobody has its result.
     assert!(lost as u64 >= broken_off, "{lost} lost, {broken_off} broken off");
+}
+
+/// The stream of usage events takes nothing while answers are stored, and the worker dies with their messages in its
+/// hands. Its successor finds the requests answered, calls nothing, and publishes what is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_answer_cost_is_counted_after_its_worker_died() {
+    let mut run =
+        Run::start(PLACES, Duration::from_secs(10), &[Role::Ledger, Role::Worker, Role::Router]).await;
+    let worker = run.of(Role::Worker)[0];
+    let usage = usage_stream(&run.stage.client).await;
+    let full = Config { max_messages: 1, discard: DiscardPolicy::New, ..usage.clone() };
+    run.stage.client.jetstream().update_stream(&full).await.unwrap();
+    // All of them have a place, since none is given back before its usage is stored; and one event is.
+    run.publish(PLACES as usize);
+    run.answered().await;
+    let in_hand = run.pending("LLM_DISPATCH_sim").await;
+    assert_eq!(run.stage.client.message_count("LLM_USAGE").await, 1);
+    run.stage.running[worker].kill9();
+    run.stage.client.jetstream().update_stream(&usage).await.unwrap();
+    run.stage.running[worker].restart().await;
+    run.finish("worker, usage not stored", &[in_hand], Lost::None).await;
+}
+
+async fn usage_stream(client: &Client) -> Config {
+    client.jetstream().get_stream("LLM_USAGE").await.unwrap().cached_info().config.clone()
 }
