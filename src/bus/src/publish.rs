@@ -115,7 +115,7 @@ impl Bus {
                 Err(Failure::Forbidden(violation)) => {
                     tracing::error!(subject, violation, "we may not publish here");
                     // What was paid for is not given up for a permission that may be put right.
-                    if patience.0 <= Patience::NORMAL.0 {
+                    if patience.0 < Patience::PAID.0 {
                         return Err(PublishError::Permission(violation));
                     }
                     PublishError::Permission(violation)

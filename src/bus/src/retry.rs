@@ -14,6 +14,8 @@ pub struct Patience(pub Duration);
 impl Patience {
     /// For writes whose sender can come again: 20 s.
     pub const NORMAL: Self = Self(Duration::from_secs(20));
+    /// For a claim, which may be stored although nobody could say so, and would then count as lost: 10 min.
+    pub const CLAIM: Self = Self(Duration::from_secs(600));
     /// For an answer that was paid for and exists nowhere else: 15 min.
     pub const PAID: Self = Self(Duration::from_secs(900));
 }

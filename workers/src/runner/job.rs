@@ -133,7 +133,7 @@ impl Work<'_> {
         };
         let started_at = started.started_at;
         // With all patience: a claim that is given up may be stored all the same, and would count as lost.
-        let claim = match self.write_run(&Entry::Started(started), Patience::PAID).await {
+        let claim = match self.write_run(&Entry::Started(started), Patience::CLAIM).await {
             Ok(Fenced::Written(sequence)) => sequence,
             Ok(Fenced::Refused(last)) => {
                 drop(in_hand);
