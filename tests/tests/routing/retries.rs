@@ -53,8 +53,13 @@ async fn a_call_that_fails_twice_and_then_not_is_one_answer() {
     let events = usage(&stage, &request, 3).await;
     let finals: Vec<_> = events.iter().map(|event| event["final"] == true).collect();
     assert_eq!(finals, [false, false, true]);
-    let costs: Vec<_> = events.iter().map(|event| event["cost_nano_usd"].to_string()).collect();
-    assert_eq!(costs, ["0", "0", &PRICE.cost(answer_to(request.body()).tokens).to_string()]);
+    // Refused: nothing. Broken off: perhaps something, by estimate. Answered: what it cost.
+    let estimated: Vec<_> = events.iter().map(|event| event["estimated"] == true).collect();
+    assert_eq!(estimated, [false, true, false]);
+    let costs: Vec<_> = events.iter().map(|event| event["cost_nano_usd"].as_i64().unwrap()).collect();
+    assert!(costs[0] == 0 && costs[1] > 0, "{costs:?}");
+    assert_eq!(i128::from(costs[2]), PRICE.cost(answer_to(request.body()).tokens));
+    assert_eq!(response["cost_nano_usd"], costs.iter().sum::<i64>());
     assert!(events.iter().all(|event| event["kind"] == "attempt"));
     stage.settled(&[Expected::answered(&request)], &[&live]).await.assert_clean();
     let totals = &stage.client.usage_by_team().await["total"];
