@@ -146,11 +146,17 @@ async fn pull_batch(
     // Short, because a pull that is lost with its server's leadership is noticed only by its end.
     // Twice the largest message there is, so that a lane of large ones does not fill the memory.
     const BYTES_MAX: usize = 16 * 1024 * 1024;
+    const GATHER: Duration = Duration::from_micros(500);
     const EXPIRES: Duration = Duration::from_secs(10);
     let first = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         place = Arc::clone(places).acquire_owned() => place.map_err(|_| ())?,
     };
+    // With nearly every place taken, places come free one by one, and a pull for each would cost the server
+    // as much as the message: a moment gathers some.
+    if places.available_permits() < batch_max / 8 {
+        tokio::time::sleep(GATHER).await;
+    }
     let mut permits = first;
     while permits.num_permits() < batch_max {
         let Ok(more) = Arc::clone(places).try_acquire_owned() else { break };

@@ -18,6 +18,8 @@ use super::standing::{Standing, Stream, standing};
 use crate::fold::Message;
 use crate::{Error, Ledger, metrics, store};
 
+/// How long the fold rests after few events, so that the next transaction has more of them.
+const GATHER: Duration = Duration::from_millis(10);
 /// Most events in one transaction.
 const BATCH_MAX: usize = 500;
 /// How often the lag is measured and the stream is looked at, to notice that it was recreated.
@@ -192,7 +194,12 @@ async fn pass(
         let read = read(chunk, delivered);
         delivered += u64::try_from(read.messages.len()).unwrap_or(u64::MAX);
         if !read.messages.is_empty() {
+            let is_small = read.messages.len() < BATCH_MAX / 4;
             fold(ledger, read.messages).await?;
+            if is_small {
+                // A transaction costs the same for one event as for many: a moment gathers some.
+                tokio::time::sleep(GATHER).await;
+            }
         }
         if let Some(reason) = read.broken {
             return Err(Fault::Again(reason));
