@@ -13,6 +13,9 @@ use crate::codec::{Answer, Call, Failure};
 /// Most bytes of an answer that are read: more cannot be stored in any case.
 pub(crate) const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+/// OpenAI documents it for support: the caller's own name of a call. Ours is the `ce-id` of its usage event.
+const CLIENT_REQUEST_ID: &str = "x-client-request-id";
+
 /// Why there is no whole answer.
 #[derive(Debug)]
 pub(crate) enum Broken {
@@ -22,68 +25,106 @@ pub(crate) enum Broken {
     TooLarge,
 }
 
+/// When a call is given up.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// Until the connection stands.
+    pub connect: Duration,
+    /// From the connection to the status line.
+    pub first_byte: Duration,
+    /// Between two pieces of the answer.
+    pub idle: Duration,
+    /// Until the last byte of the answer.
+    pub total: Duration,
+}
+
 /// A provider's address and credentials.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     client: reqwest::Client,
     base_url: String,
-    authorization: Option<HeaderValue>,
-    total: Duration,
+    authorizations: Vec<HeaderValue>,
+    timeouts: Timeouts,
 }
 
 impl Endpoint {
-    pub(crate) fn new(
-        base_url: &str,
-        api_key: Option<&str>,
-        connect: Duration,
-        total: Duration,
-    ) -> Result<Self, String> {
+    pub(crate) fn new(base_url: &str, api_keys: &[String], timeouts: Timeouts) -> Result<Self, String> {
         let client = reqwest::Client::builder()
-            .connect_timeout(connect)
+            .connect_timeout(timeouts.connect)
             .redirect(reqwest::redirect::Policy::none())
             .tcp_nodelay(true)
             .pool_idle_timeout(Duration::from_secs(30))
             .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| error.to_string())?;
-        let authorization = match api_key {
-            Some(key) => {
-                let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
-                    .map_err(|_| "the API key has characters that a header cannot carry".to_owned())?;
-                value.set_sensitive(true);
-                Some(value)
-            }
-            None => None,
+        let authorization = |key: &String| {
+            let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
+                .map_err(|_| "an API key has characters that a header cannot carry".to_owned())?;
+            value.set_sensitive(true);
+            Ok(value)
         };
-        Ok(Self { client, base_url: base_url.trim_end_matches('/').to_owned(), authorization, total })
+        let authorizations = api_keys.iter().map(authorization).collect::<Result<_, String>>()?;
+        let base_url = base_url.trim_end_matches('/').to_owned();
+        Ok(Self { client, base_url, authorizations, timeouts })
     }
 
-    /// Sends a call and reads the whole answer, within the provider's total time-out and `left`.
-    pub(crate) async fn send(&self, call: Call, left: Duration, now: Timestamp) -> Result<Answer, Broken> {
+    /// How many keys there are.
+    pub(crate) fn keys(&self) -> usize {
+        self.authorizations.len()
+    }
+
+    /// Sends a call with one of the keys and reads the whole answer, within the provider's time-outs and `left`. `id`
+    /// tells the provider's log which call it is.
+    pub(crate) async fn send(
+        &self,
+        call: Call,
+        key: usize,
+        id: &str,
+        left: Duration,
+        now: Timestamp,
+    ) -> Result<Answer, Broken> {
         let mut request = self
             .client
             .post(format!("{}{}", self.base_url, call.path))
-            .timeout(self.total.min(left))
+            .timeout(self.timeouts.total.min(left))
             .header(CONTENT_TYPE, "application/json")
+            .header(CLIENT_REQUEST_ID, id)
             .body(call.body);
-        if let Some(authorization) = &self.authorization {
+        if let Some(authorization) = self.authorizations.get(key) {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
         for (name, value) in call.headers {
             request = request.header(name, value);
         }
-        let response = request.send().await.map_err(|error| Broken::Failed(broken(&error)))?;
+        let first = self.timeouts.connect + self.timeouts.first_byte;
+        let response = match tokio::time::timeout(first, request.send()).await {
+            Ok(response) => response.map_err(|error| Broken::Failed(broken(&error)))?,
+            Err(_) => {
+                return Err(Broken::Failed(Failure::new(
+                    Class::TimedOut,
+                    "the provider did not begin to answer in time",
+                )));
+            }
+        };
         let status = response.status().as_u16();
         let retry_after_ms = retry_after_ms(response.headers(), now);
-        let body = read_body(response).await?;
+        let body = read_body(response, self.timeouts.idle).await?;
         Ok(Answer { status, retry_after_ms, body })
     }
 }
 
-async fn read_body(response: reqwest::Response) -> Result<Bytes, Broken> {
+async fn read_body(response: reqwest::Response, idle: Duration) -> Result<Bytes, Broken> {
     let mut body = BytesMut::new();
     let mut chunks = response.bytes_stream();
-    while let Some(chunk) = chunks.next().await {
+    loop {
+        let chunk = match tokio::time::timeout(idle, chunks.next()).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => break,
+            Err(_) => {
+                let text = "the provider stopped in the middle of its answer";
+                return Err(Broken::Failed(Failure::new(Class::TimedOut, text)));
+            }
+        };
         let chunk = chunk.map_err(|error| {
             Broken::Failed(if error.is_timeout() {
                 broken(&error)

@@ -10,4 +10,4 @@ pub mod openai;
 mod runner;
 pub mod simulator;
 
-pub use runner::{Error, Provider, Settings, run};
+pub use runner::{Error, Provider, Settings, Timeouts, run};

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use tollgate_protocol::header::{self, Headers, ascii_json};
-use tollgate_protocol::record::{Answered, Source};
+use tollgate_protocol::record::{Answered, Dead, Source};
 use tollgate_protocol::response::Response;
 use tollgate_protocol::usage::UsageEvent;
 use tollgate_protocol::{Digest, Encoding, Identity, Sequence, reply};
@@ -28,6 +28,8 @@ pub struct Ending<'a> {
     pub from: &'a Source,
     /// The attempt that ended the request; 0 if none did.
     pub attempt: u32,
+    /// Whether the request becomes a dead letter.
+    pub dead: Option<Dead>,
     /// What the ledger publishes, if no attempt ended the request.
     pub unpaid: Option<&'a UsageEvent>,
     /// How long the server keeps it, in seconds.
@@ -69,6 +71,7 @@ impl Bus {
             status: ending.response.status,
             attempt: ending.attempt,
             from: ending.from.clone(),
+            dead: ending.dead,
         };
         let mut map =
             headers::headers(answered.to_headers().iter().map(|(name, value)| (*name, value.as_str())));

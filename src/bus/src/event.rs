@@ -1,7 +1,7 @@
 //! Usage and lifecycle events, with CloudEvents headers (NATS binding, binary mode).
 
 use async_nats::HeaderMap;
-use tollgate_protocol::event::LifecycleEvent;
+use tollgate_protocol::event::{LifecycleEvent, ProviderEvent};
 use tollgate_protocol::usage::{CE_TYPE, UsageEvent};
 
 use crate::publish::{PublishError, Published};
@@ -44,6 +44,21 @@ impl Bus {
         let Ok(payload) = encode(event) else { return };
         if let Err(error) = self.publish(&subject, map, Some(message_id), payload, Patience::NORMAL).await {
             tracing::warn!(%error, kind = event.kind.as_str(), "lifecycle event was not stored");
+        }
+    }
+}
+
+impl Bus {
+    /// Stores an event about a provider. It informs; nothing depends on it.
+    pub async fn publish_provider_event(&self, event: &ProviderEvent) {
+        let kind = event.kind.as_str();
+        let subject = self.subjects().provider_event(kind);
+        let id = format!("{}.{kind}.{}", event.provider, event.time.timestamp_micros());
+        let ce_type = format!("dev.tollgate.event.{kind}.v1");
+        let map = cloud_event(&ce_type, "tollgate/health", &id, &event.time, &event.provider);
+        let Ok(payload) = encode(event) else { return };
+        if let Err(error) = self.publish(&subject, map, Some(&id), payload, Patience::NORMAL).await {
+            tracing::warn!(%error, kind, "provider event was not stored");
         }
     }
 }

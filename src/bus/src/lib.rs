@@ -5,15 +5,19 @@
 
 pub mod answer;
 pub mod connect;
+pub mod dead;
 pub mod event;
 pub mod headers;
 pub mod heartbeat;
 pub mod owner;
+mod point;
+pub mod presence;
 pub mod publish;
 pub mod pull;
 pub mod record;
 pub mod reply;
 pub mod retry;
+pub mod scan;
 pub mod schedule;
 pub mod topology;
 
@@ -24,6 +28,7 @@ use tollgate_protocol::subject::Subjects;
 
 pub use connect::{ConnectError, ConnectSettings, Connection};
 pub use headers::HeaderView;
+pub use point::point;
 pub use publish::{PublishError, Published};
 
 /// A connection together with the names it works under. Cheap to clone.

@@ -21,6 +21,16 @@ pub struct Question {
     pub attempt: u32,
 }
 
+/// What is sent to an owner.
+#[derive(Debug, Serialize, Deserialize)]
+struct Asked {
+    #[serde(flatten)]
+    question: Question,
+    /// Whether it is to end the attempt.
+    #[serde(default)]
+    abort: bool,
+}
+
 /// What the owner says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -34,7 +44,16 @@ pub enum Answer {
 impl Bus {
     /// Asks the process `owner`. `None`: nobody answered.
     pub async fn ask_owner(&self, owner: &str, question: &Question) -> Option<Answer> {
-        let payload = serde_json::to_vec(question).ok()?;
+        self.say_to_owner(owner, Asked { question: question.clone(), abort: false }).await
+    }
+
+    /// Tells the process `owner` to end an attempt, if it is in its hands; then it writes how the request ended.
+    pub async fn abort_attempt(&self, owner: &str, question: &Question) -> Option<Answer> {
+        self.say_to_owner(owner, Asked { question: question.clone(), abort: true }).await
+    }
+
+    async fn say_to_owner(&self, owner: &str, asked: Asked) -> Option<Answer> {
+        let payload = serde_json::to_vec(&asked).ok()?;
         let request = async_nats::Request::new().payload(payload.into()).timeout(Some(ANSWER_TIMEOUT));
         match self.client().send_request(self.subjects().owner(owner), request).await {
             Ok(message) => serde_json::from_slice(&message.payload).ok(),
@@ -48,8 +67,14 @@ impl Bus {
         }
     }
 
-    /// Answers such questions for `owner` until `stop`.
-    pub async fn serve_owner(&self, owner: &str, stop: CancellationToken, holds: impl Fn(&Question) -> bool) {
+    /// Answers such questions for `owner` until `stop`. `holds` says whether an attempt is in its hands, and ends it
+    /// if it is told to.
+    pub async fn serve_owner(
+        &self,
+        owner: &str,
+        stop: CancellationToken,
+        holds: impl Fn(&Question, bool) -> bool,
+    ) {
         loop {
             let Ok(mut questions) = self.client().subscribe(self.subjects().owner(owner)).await else {
                 tracing::error!("cannot subscribe to questions about my attempts");
@@ -61,12 +86,13 @@ impl Bus {
                     message = questions.next() => message,
                 };
                 let Some(message) = message else { break };
-                let (Some(reply), Ok(question)) =
-                    (message.reply, serde_json::from_slice::<Question>(&message.payload))
+                let (Some(reply), Ok(asked)) =
+                    (message.reply, serde_json::from_slice::<Asked>(&message.payload))
                 else {
                     continue;
                 };
-                let answer = if holds(&question) { Answer::Holding } else { Answer::NotMine };
+                let answer =
+                    if holds(&asked.question, asked.abort) { Answer::Holding } else { Answer::NotMine };
                 let Ok(payload) = serde_json::to_vec(&answer) else { continue };
                 if let Err(error) = self.client().publish(reply, payload.into()).await {
                     tracing::debug!(%error, "answer about an attempt was not sent");

@@ -25,6 +25,10 @@ pub use compare::Difference;
 pub const REQUESTS: &str = "REQ";
 /// The stream of what comes again later, without its prefix.
 pub const RETRY: &str = "RETRY";
+/// The stream of cancellations, without its prefix.
+pub const CANCEL: &str = "CANCEL";
+/// The stream of dead letters, without its prefix.
+pub const DEAD: &str = "DEAD";
 
 const CONSUMERS_MAX: i32 = 1_000;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -153,6 +157,14 @@ pub fn streams(subjects: &Subjects, plan: &Plan, first_sequence: u64) -> Vec<Con
             ..base(event::USAGE, vec![under("usage.>")])
         },
         Config { max_age: DAY * 7, ..base(event::EVENT, vec![under("event.>")]) },
+        Config {
+            // Taken from by whichever router is free; a repeat replaces what it repeats.
+            retention: RetentionPolicy::WorkQueue,
+            max_messages_per_subject: 1,
+            max_age: plan.record_max_age,
+            ..base(CANCEL, vec![under("cancel.*.*.*")])
+        },
+        Config { max_messages_per_subject: 1, max_age: DAY * 30, ..base(DEAD, vec![under("dead.*.*.*")]) },
     ];
     streams.extend(plan.providers.iter().map(|(provider, max_in_flight)| {
         let (per_subject, in_all) = dispatch_bounds(*max_in_flight);
@@ -192,6 +204,14 @@ pub fn due_consumer(subjects: &Subjects, priority: Priority, lane: u32, ack_wait
             ack_wait,
             4_096,
         ),
+    }
+}
+
+/// What clients take back.
+pub fn cancel_consumer(subjects: &Subjects, ack_wait: Duration) -> PullFrom {
+    PullFrom {
+        stream: subjects.stream(CANCEL),
+        consumer: consumer("routers".into(), subjects.cancels(), ack_wait, 1_024),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::scalar::{BaseUrl, Fraction, SecretText, TargetName, UsdPerMtok, Whole
 use crate::settings;
 
 const HOUR_MS: u64 = 3_600_000;
-const DAY_MS: u64 = 24 * HOUR_MS;
+pub(crate) const DAY_MS: u64 = 24 * HOUR_MS;
 
 section! {
     /// The whole file.
@@ -30,6 +30,8 @@ section! {
         teams: Optional<Map<Team>>,
         /// How long things take and may take.
         timing: Optional<Timing>,
+        /// How failed calls are tried again.
+        retry: Optional<Retry>,
         /// What may wait.
         queue: Optional<Queue>,
         /// How long things are kept.
@@ -52,6 +54,8 @@ section! {
         base_url: Optional<BaseUrl>,
         /// "env:NAME", the environment variable that holds the key. Required for "openai".
         api_key: Optional<SecretText>,
+        /// Several keys instead of one: the first that is usable is used.
+        api_keys: Optional<List<SecretText, 1, 16>>,
         /// Calls at a time, over all workers together.
         max_in_flight: Optional<Whole<1, 100_000>>,
         /// When a call is given up.
@@ -74,6 +78,10 @@ section! {
     Timeouts {
         /// Milliseconds until the connection stands; at most total_ms.
         connect_ms: Optional<Whole<1, 600_000>>,
+        /// Milliseconds from the connection to the status line of the answer; at most total_ms.
+        first_byte_ms: Optional<Whole<1, DAY_MS>>,
+        /// Milliseconds between two pieces of the answer; at most total_ms.
+        idle_ms: Optional<Whole<1, DAY_MS>>,
         /// Milliseconds until the last byte of the answer.
         total_ms: Optional<Whole<1, DAY_MS>>,
     }
@@ -114,6 +122,20 @@ section! {
     Model {
         /// What the name stands for, tried in this order.
         targets: Required<List<TargetName, 1, TARGETS_MAX>>,
+        /// What is tried when the input is longer than the context of a target.
+        on_context_too_long: Optional<List<TargetName, 1, TARGETS_MAX>>,
+        /// What is tried when the content policy of a target refuses the request.
+        on_content_policy: Optional<List<TargetName, 1, TARGETS_MAX>>,
+    }
+}
+
+section! {
+    /// `[retry]`
+    Retry {
+        /// Milliseconds that a provider may ask not to be called for; a longer wish is cut to this.
+        retry_after_max_ms: Optional<Whole<1, HOUR_MS>>,
+        /// Most milliseconds between two tries of a request.
+        backoff_max_ms: Optional<Whole<100, HOUR_MS>>,
     }
 }
 

@@ -6,7 +6,10 @@ mod provider;
 mod secret;
 mod teams;
 
+use std::collections::BTreeMap;
+
 use tollgate_policy::catalog::Catalog;
+use tollgate_policy::retry::Rules;
 use tollgate_protocol::subject::Subjects;
 
 use crate::Environment;
@@ -38,16 +41,23 @@ pub(crate) fn settings(
         findings
             .warning(&Place::root().at_key("providers"), "there is none, so that every request is rejected");
     }
-    let aliases =
-        entries(&file.models).iter().filter_map(|named| models::resolve(named, &offered, findings)).collect();
+    let (mut aliases, mut typed) = (BTreeMap::new(), BTreeMap::new());
+    for named in entries(&file.models) {
+        let Some((name, targets, for_failures)) = models::resolve(named, &offered, findings) else {
+            continue;
+        };
+        aliases.insert(name.clone(), targets);
+        typed.insert(name, for_failures);
+    }
     let teams = teams::resolve(file, &offered, findings);
     Settings {
         subjects: file.subject_prefix.given().map_or_else(Subjects::default, |prefix| prefix.value.clone()),
         durability: file.durability.given().map(|durability| durability.value).unwrap_or_default(),
-        catalog: Catalog { aliases, prices: prices(&providers) },
+        catalog: Catalog { aliases, prices: prices(&providers), typed },
         providers,
         teams,
         timing: timing(file.timing.given()),
+        retry: retry(file.retry.given()),
         queue: queue(file.queue.given()),
         retention: retention(file.retention.given()),
         shares: shares(file.scheduling.given()),
@@ -74,6 +84,14 @@ fn timing(given: Option<&At<raw::Timing>>) -> Timing {
         ask_timeout_ms: given.ask_timeout_ms.or(default.ask_timeout_ms),
         drain_ms: given.drain_ms.or(default.drain_ms),
     }
+}
+
+fn retry(given: Option<&At<raw::Retry>>) -> Rules {
+    let default = Rules::default();
+    given.map_or(default, |given| Rules {
+        retry_after_ms_max: given.retry_after_max_ms.or(default.retry_after_ms_max),
+        backoff_ms_max: given.backoff_max_ms.or(default.backoff_ms_max),
+    })
 }
 
 fn queue(given: Option<&At<raw::Queue>>) -> Queue {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use tollgate_policy::catalog::{Catalog, Teams};
+use tollgate_policy::retry::Rules;
 use tollgate_protocol::{Price, Priority, subject::Subjects};
 
 use crate::Secret;
@@ -24,6 +25,8 @@ pub struct Settings {
     pub teams: Teams,
     /// How long things take and may take.
     pub timing: Timing,
+    /// How failed calls are tried again.
+    pub retry: Rules,
     /// What may wait.
     pub queue: Queue,
     /// How long things are kept.
@@ -46,8 +49,8 @@ pub struct Provider {
     /// Where it is, without a slash at the end. `None` only for a simulator, which gets its address when it
     /// is started.
     pub base_url: Option<String>,
-    /// What it is shown as the bearer token.
-    pub api_key: Option<Secret>,
+    /// What it is shown as the bearer token: the first that is usable.
+    pub api_keys: Vec<Secret>,
     /// Calls at a time, over all workers together.
     pub max_in_flight: u32,
     /// When a call is given up.
@@ -93,13 +96,17 @@ impl Default for SimulatorSettings {
 pub struct Timeouts {
     /// Until the connection stands, in milliseconds; at most `total_ms`.
     pub connect_ms: u64,
+    /// From the connection to the status line, in milliseconds; at most `total_ms`.
+    pub first_byte_ms: u64,
+    /// Between two pieces of the answer, in milliseconds; at most `total_ms`.
+    pub idle_ms: u64,
     /// Until the last byte of the answer, in milliseconds.
     pub total_ms: u64,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect_ms: 5_000, total_ms: 600_000 }
+        Self { connect_ms: 5_000, first_byte_ms: 600_000, idle_ms: 60_000, total_ms: 600_000 }
     }
 }
 

@@ -52,7 +52,7 @@ fn a_file_that_says_what_zero_says_gives_the_same() {
 fn zero_has_openai_when_it_has_a_key() {
     let settings = zero(&environment);
     let openai = &settings.providers["openai"];
-    assert_eq!(openai.api_key, Secret::parse("sk-from-environment").ok());
+    assert_eq!(openai.api_keys, [Secret::parse("sk-from-environment").unwrap()]);
     assert_eq!(openai.base_url.as_deref(), Some(OPENAI_BASE_URL));
     assert_eq!(
         openai.models["gpt-4o-mini"],
@@ -107,7 +107,10 @@ fn what_is_given_is_used() {
     assert_eq!(settings.retention, Retention { usage_days: 30, ..Retention::default() });
     let local = &settings.providers["local-1"];
     assert_eq!(local.base_url.as_deref(), Some("http://127.0.0.1:8000/v1"));
-    assert_eq!(local.timeouts, Timeouts { connect_ms: 1_000, total_ms: 1_000 });
+    assert_eq!(
+        local.timeouts,
+        Timeouts { connect_ms: 1_000, first_byte_ms: 1_000, idle_ms: 1_000, total_ms: 1_000 }
+    );
     assert_eq!(local.models["meta/llama:8b"], Price { input: 0, cached_input: 0, output: 1 });
     let failing = SimulatorSettings { fail_rate: 1.0, fail_status: 429, seed: 7, ..Default::default() };
     assert_eq!(settings.providers["sim"].kind, ProviderKind::Simulator(failing));
@@ -138,7 +141,7 @@ api_key = "sk-literal"
              of backups and version control",
         ]
     );
-    assert_eq!(settings.providers["local"].api_key, Secret::parse("sk-literal").ok());
+    assert_eq!(settings.providers["local"].api_keys, [Secret::parse("sk-literal").unwrap()]);
     assert_eq!(
         good("[teams.t]").warnings,
         ["f:1:1: providers: there is none, so that every request is rejected"]

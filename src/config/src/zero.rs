@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use tollgate_policy::catalog::{Catalog, ModelPattern, TeamSettings};
+use tollgate_policy::retry::Rules;
 use tollgate_protocol::job::Target;
 use tollgate_protocol::{Price, Team, subject::Subjects};
 
@@ -63,6 +64,7 @@ pub fn zero(environment: &dyn Environment) -> Settings {
         providers,
         teams: default_team().into_iter().collect(),
         timing: Timing::default(),
+        retry: Rules::default(),
         queue: Queue::default(),
         retention: Retention::default(),
         shares: SHARES,
@@ -79,7 +81,7 @@ fn simulator() -> Provider {
     Provider {
         kind: ProviderKind::Simulator(SimulatorSettings::default()),
         base_url: None,
-        api_key: None,
+        api_keys: Vec::new(),
         max_in_flight: MAX_IN_FLIGHT,
         timeouts: Timeouts::default(),
         models: BTreeMap::from([(DEMO_MODEL.into(), DEMO_PRICE)]),
@@ -90,7 +92,7 @@ fn openai(key: Secret) -> Provider {
     Provider {
         kind: ProviderKind::OpenAi,
         base_url: Some(OPENAI_BASE_URL.into()),
-        api_key: Some(key),
+        api_keys: vec![key],
         max_in_flight: MAX_IN_FLIGHT,
         timeouts: Timeouts::default(),
         models: OPENAI_PRICES
@@ -106,7 +108,7 @@ fn openai(key: Secret) -> Provider {
 fn catalog(providers: &BTreeMap<String, Provider>) -> Catalog {
     let prices = prices(providers);
     let aliases = prices.keys().map(|target| (target.model.clone(), vec![target.clone()])).collect();
-    Catalog { aliases, prices }
+    Catalog { aliases, prices, typed: BTreeMap::new() }
 }
 
 pub(crate) fn prices(providers: &BTreeMap<String, Provider>) -> BTreeMap<Target, Price> {

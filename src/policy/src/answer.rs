@@ -28,10 +28,19 @@ impl End {
         }
     }
 
-    /// The deadline passed.
-    pub fn expired() -> Self {
-        let message = "the deadline passed before there was an answer";
+    /// The deadline passed. The client learns what it waited for last.
+    pub fn expired(history: &[Attempt]) -> Self {
+        let mut message = "the deadline passed before there was an answer".to_owned();
+        if let Some((attempt, code)) = history.last().and_then(|last| Some((last, last.code?))) {
+            let Attempt { provider, model, .. } = attempt;
+            message.push_str(&format!("; call {} ({provider}/{model}) ended with {code}", history.len()));
+        }
         Self::Unpaid(Status::Expired, Problem::new(ErrorCode::DeadlineExceeded, message))
+    }
+
+    /// Its client took it back.
+    pub fn cancelled() -> Self {
+        Self::Unpaid(Status::Cancelled, Problem::new(ErrorCode::Cancelled, "the request was cancelled"))
     }
 
     /// Its workers were lost too often: something about it may be what kills them.
@@ -135,22 +144,6 @@ pub fn lost(started: &Started) -> Attempt {
         price_version,
         estimated: true,
         served_model: None,
+        excused: false,
     }
-}
-
-/// Calls of the current target in a row at the end of the history, lost ones not counted: a lost worker
-/// says nothing about the provider.
-pub fn tries_of_target(history: &[Attempt], provider: &str, model: &str) -> u32 {
-    let tries = history
-        .iter()
-        .rev()
-        .take_while(|attempt| attempt.provider == provider && attempt.model == model)
-        .filter(|attempt| attempt.outcome != Outcome::Lost)
-        .count();
-    u32::try_from(tries).unwrap_or(u32::MAX)
-}
-
-/// How often the request's worker was lost.
-pub fn times_lost(history: &[Attempt]) -> usize {
-    history.iter().filter(|attempt| attempt.outcome == Outcome::Lost).count()
 }

@@ -9,7 +9,7 @@ mod near;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
-use tollgate_protocol::job::Target;
+use tollgate_protocol::job::{Target, Typed};
 use tollgate_protocol::{ErrorCode, Price, Problem, Team};
 
 pub use near::nearest;
@@ -86,6 +86,17 @@ pub struct Catalog {
     pub aliases: BTreeMap<String, Vec<Target>>,
     /// Every target there is, and what it costs.
     pub prices: BTreeMap<Target, Price>,
+    /// For some of the names: the targets after one kind of failure.
+    pub typed: BTreeMap<String, TypedTargets>,
+}
+
+/// Targets that are only tried after one kind of failure.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TypedTargets {
+    /// When the input is longer than the context: models with a longer one.
+    pub context_too_long: Vec<Target>,
+    /// When a policy of the provider forbids it: providers with another one.
+    pub content_policy: Vec<Target>,
 }
 
 impl Catalog {
@@ -124,6 +135,38 @@ impl Catalog {
             return Err(self.unknown(settings, model, "body.model"));
         }
         Ok(targets)
+    }
+
+    /// The same, with the targets after one kind of failure behind the others: those of the model's name and of each of
+    /// `fallbacks`.
+    pub fn resolve_all(
+        &self,
+        teams: &Teams,
+        team: &Team,
+        model: &str,
+        fallbacks: &[String],
+    ) -> Result<(Vec<Target>, Typed), Problem> {
+        let mut targets = self.resolve(teams, team, model, fallbacks)?;
+        let names: Vec<&str> = std::iter::once(model).chain(fallbacks.iter().map(String::as_str)).collect();
+        let mut append = |of: fn(&TypedTargets) -> &[Target]| {
+            let mut seen = BTreeSet::new();
+            let found: Vec<Target> = names
+                .iter()
+                .filter_map(|name| self.typed.get(*name))
+                .flat_map(|typed| of(typed).iter())
+                .filter(|target| self.prices.contains_key(target) && seen.insert((*target).clone()))
+                .take(TARGETS_MAX)
+                .cloned()
+                .collect();
+            let start = targets.len();
+            targets.extend(found);
+            (targets.len() > start).then_some((start, targets.len()))
+        };
+        let typed = Typed {
+            context_too_long: append(|typed| &typed.context_too_long),
+            content_policy: append(|typed| &typed.content_policy),
+        };
+        Ok((targets, typed))
     }
 
     /// What a target costs; `None` only for a target that is not configured (any more).

@@ -5,9 +5,9 @@
 //! only the one that the record names goes on. Delivery counts, dedupe ids and acknowledgements prove
 //! nothing and are not asked.
 
-use tollgate_protocol::record::{Ended, Last, Next, Source, Started};
+use tollgate_protocol::record::{Dead, Ended, Last, Next, Source, Started};
 use tollgate_protocol::response::Attempt;
-use tollgate_protocol::{Digest, Sequence};
+use tollgate_protocol::{Digest, Sequence, Timestamp};
 
 /// What a message says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub enum Verdict {
     Finish {
         /// If this message ended the request: with which attempt, 0 if without one.
         mine: Option<u32>,
+        /// Whether the request is a dead letter.
+        dead: Option<Dead>,
     },
     /// Another stored message of the same request goes on: acknowledge, drop.
     Copy,
@@ -59,9 +61,10 @@ pub fn judge(hand: &Hand, last: Last) -> Verdict {
         Last::None => Verdict::Claim { expected: 0, history: None },
         Last::Foreign { sequence } => Verdict::Claim { expected: sequence, history: None },
         Last::Answered { answered, .. } if answered.digest != hand.digest => Verdict::Conflict,
-        Last::Answered { answered, .. } => {
-            Verdict::Finish { mine: (answered.from == hand.from).then_some(answered.attempt) }
-        }
+        Last::Answered { answered, .. } => Verdict::Finish {
+            mine: (answered.from == hand.from).then_some(answered.attempt),
+            dead: answered.dead,
+        },
         Last::Started { started, .. } if started.digest != hand.digest => Verdict::Conflict,
         Last::Started { sequence, started } if started.from == hand.from => {
             Verdict::AskOwner { sequence, started }
@@ -71,7 +74,9 @@ pub fn judge(hand: &Hand, last: Last) -> Verdict {
         Last::Ended { sequence, ended } if ended.from == hand.from => match ended.next {
             // The hand-over of a short retry is the redelivery of this very message: here it is.
             Next::Retry { .. } => Verdict::Claim { expected: sequence, history: Some(ended.history) },
-            Next::Fallback { .. } => Verdict::HandOver { run: sequence, ended },
+            Next::Fallback { .. } | Next::Later { .. } | Next::Hold => {
+                Verdict::HandOver { run: sequence, ended }
+            }
         },
         Last::Ended { .. } => Verdict::Copy,
     }
@@ -130,6 +135,84 @@ pub fn superseded(last: &Last) -> Superseded {
         Last::Foreign { sequence } => Superseded::WriteAgain(*sequence),
         Last::Answered { .. } => Superseded::Over,
         Last::Started { .. } | Last::Ended { .. } => Superseded::TakenOver,
+    }
+}
+
+/// Why a request is ended from outside, whoever has it in hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Its deadline passed, at the given time by the message in hand.
+    Expired {
+        /// The deadline of the message.
+        deadline: Timestamp,
+        /// How long a running call is left to end by itself, in milliseconds.
+        grace_ms: u64,
+    },
+    /// Its client took it back.
+    Cancelled,
+}
+
+/// What ending a request from outside comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stopping {
+    /// Write the response, expecting this entry.
+    Write {
+        /// The last entry.
+        expected: Sequence,
+        /// Attempts up to now; `None`: those that the message itself knows.
+        history: Option<Vec<Attempt>>,
+    },
+    /// A call is under way: its owner has to end it.
+    Running {
+        /// The claim's entry.
+        sequence: Sequence,
+        /// The claim.
+        started: Started,
+    },
+    /// A copy of the request that has more time goes on.
+    NotYet,
+    /// It is answered.
+    Answered,
+    /// The identity belongs to another body.
+    Conflict,
+}
+
+/// Judges the end of a request from outside, by the last entry of its record. Which message the entry was written
+/// for does not matter here: time and the client's will are the same for all of its copies.
+pub fn stop(digest: &Digest, stop: Stop, last: Last, now: Timestamp) -> Stopping {
+    let is_over = |deadline: Timestamp, grace_ms: u64| match stop {
+        Stop::Cancelled => true,
+        Stop::Expired { .. } => {
+            let grace = chrono::TimeDelta::milliseconds(i64::try_from(grace_ms).unwrap_or(i64::MAX / 4));
+            deadline.checked_add_signed(grace).is_some_and(|end| end <= now)
+        }
+    };
+    match last {
+        Last::None | Last::Foreign { .. } => {
+            let expected = if let Last::Foreign { sequence } = last { sequence } else { 0 };
+            match stop {
+                Stop::Expired { deadline, .. } if !is_over(deadline, 0) => Stopping::NotYet,
+                _ => Stopping::Write { expected, history: None },
+            }
+        }
+        Last::Answered { answered, .. } if answered.digest == *digest => Stopping::Answered,
+        Last::Started { started, .. } if started.digest != *digest => Stopping::Conflict,
+        Last::Ended { ended, .. } if ended.digest != *digest => Stopping::Conflict,
+        Last::Answered { .. } => Stopping::Conflict,
+        Last::Ended { sequence, ended } if is_over(ended.deadline, 0) => {
+            Stopping::Write { expected: sequence, history: Some(ended.history) }
+        }
+        Last::Started { sequence, started } => match stop {
+            Stop::Expired { grace_ms, .. } if is_over(started.deadline, grace_ms) => {
+                // Its worker is dead, or has stopped: it would have ended the call itself.
+                let mut history = started.history.clone();
+                history.push(crate::answer::lost(&started));
+                Stopping::Write { expected: sequence, history: Some(history) }
+            }
+            Stop::Expired { .. } => Stopping::NotYet,
+            Stop::Cancelled => Stopping::Running { sequence, started },
+        },
+        Last::Ended { .. } => Stopping::NotYet,
     }
 }
 

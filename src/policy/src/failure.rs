@@ -1,15 +1,23 @@
-//! How a call fails, and what that means for the request. Every class has one rule, here.
+//! How a call fails: the classes, and the one rule of each.
+//!
+//! | class | again where | how often while others are answered | fault of | paid | target's health |
+//! |---|---|---|---|---|---|
+//! | throttled | same target after the pause asked for, or another | always | nobody: flow control | no | paused, not failing |
+//! | overloaded | same, then others | 8 | provider | no | failing |
+//! | out of credit, unauthorized | another key, then other targets | 3 | operator | no | failing, once no key is left |
+//! | timed out | same, then others | 3 | provider | perhaps: estimated | failing |
+//! | not connected | same, then others | 8 | provider | no | failing |
+//! | connection lost | same, then others | 5 | provider | perhaps: estimated | failing |
+//! | malformed, truncated | same, then others | 3 | provider | perhaps: estimated | failing |
+//! | unknown model | the next target | 1 | operator | no | none |
+//! | context too long | the targets for it | 1 | client | no | alive |
+//! | content policy | the targets for it | 1 | client | no | alive |
+//! | rejected | nowhere | 1 | client | no | alive |
+//!
+//! Failures count only while the target answers others: what fails because its provider is down waits, and is not
+//! given up before its deadline. What follows a failure is in [`crate::retry`].
 
 use tollgate_protocol::ErrorCode;
-use tollgate_protocol::record::Next;
-
-/// Most calls of one target for one request before the next target is tried.
-pub const TRIES_PER_TARGET: u32 = 3;
-/// Longest delay of a retry by redelivery: the message keeps its place meanwhile.
-pub const RETRY_DELAY_MS_MAX: u64 = 250;
-const RETRY_DELAY_MS_BASE: u64 = 50;
-/// Most lost attempts of one request: something about it may be what kills its workers.
-pub const LOST_MAX: usize = 5;
 
 /// What went wrong with a call. A closed list: a provider's codec maps everything onto it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,13 +55,43 @@ pub enum Class {
 
 /// What helps against a class of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Remedy {
-    /// The same target, soon; then the next one.
+pub enum Remedy {
+    /// The same target, later; or another one.
     TryAgain,
     /// Only another target.
     NextTarget,
+    /// Only a target that is configured for this kind of failure.
+    TypedTarget,
     /// Nothing: the request itself is the cause.
     Nothing,
+}
+
+/// What a failure says about its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It answers, whatever it thinks of this request.
+    Alive,
+    /// It fails.
+    Failing,
+    /// It asks for a pause.
+    Paused,
+    /// Nothing.
+    Unknown,
+}
+
+/// The rule of a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What helps.
+    pub remedy: Remedy,
+    /// So many failures of one target that are held against the request are enough; `None`: none ever is.
+    pub tries_max: Option<u32>,
+    /// Whether the provider may have worked, and charged, without our knowing how much.
+    pub cost_is_unknown: bool,
+    /// What it says about the target.
+    pub health: Health,
+    /// Whether another key of the provider may help.
+    pub is_of_key: bool,
 }
 
 impl Class {
@@ -94,138 +132,71 @@ impl Class {
 
     /// Whether the provider may have worked, and charged, without our knowing how much.
     pub fn cost_is_unknown(self) -> bool {
-        matches!(self, Self::TimedOut | Self::ConnectionLost | Self::Malformed | Self::Truncated)
+        self.rule().cost_is_unknown
     }
 
-    fn remedy(self) -> Remedy {
+    /// The rule of the class.
+    pub fn rule(self) -> Rule {
+        let failing = |tries_max, cost_is_unknown| Rule {
+            remedy: Remedy::TryAgain,
+            tries_max: Some(tries_max),
+            cost_is_unknown,
+            health: Health::Failing,
+            is_of_key: false,
+        };
+        let final_with = |remedy, health| Rule {
+            remedy,
+            tries_max: Some(1),
+            cost_is_unknown: false,
+            health,
+            is_of_key: false,
+        };
         match self {
-            Self::Throttled { .. }
-            | Self::Overloaded
-            | Self::TimedOut
-            | Self::NotConnected
-            | Self::ConnectionLost
-            | Self::Malformed
-            | Self::Truncated => Remedy::TryAgain,
-            Self::OutOfCredit | Self::Unauthorized | Self::UnknownModel => Remedy::NextTarget,
-            Self::Rejected | Self::ContextTooLong | Self::ContentPolicy => Remedy::Nothing,
+            Self::Throttled { .. } => {
+                Rule { tries_max: None, health: Health::Paused, is_of_key: true, ..failing(0, false) }
+            }
+            Self::Overloaded | Self::NotConnected => failing(8, false),
+            Self::OutOfCredit | Self::Unauthorized => Rule { is_of_key: true, ..failing(3, false) },
+            Self::ConnectionLost => failing(5, true),
+            Self::TimedOut | Self::Malformed | Self::Truncated => failing(3, true),
+            Self::UnknownModel => final_with(Remedy::NextTarget, Health::Unknown),
+            Self::ContextTooLong | Self::ContentPolicy => final_with(Remedy::TypedTarget, Health::Alive),
+            Self::Rejected => final_with(Remedy::Nothing, Health::Alive),
         }
-    }
-}
-
-/// Where a request stands when a call of it failed.
-#[derive(Clone, Copy, Debug)]
-pub struct Situation {
-    /// Index of the target that failed.
-    pub target: usize,
-    /// How many targets there are.
-    pub targets: usize,
-    /// Calls of this target in a row, the failed one included.
-    pub tries: u32,
-    /// Milliseconds until the deadline.
-    pub left_ms: u64,
-}
-
-/// What follows a failed call. `None`: it was the last one, the request fails.
-///
-/// `chance` is a random number; the delay is full jitter, `U(0, min(cap, base · 2ⁿ))`, so that requests that
-/// failed together do not come back together.
-pub fn after(class: Class, situation: Situation, chance: u64) -> Option<Next> {
-    let next_target = || {
-        let target = situation.target + 1;
-        (target < situation.targets).then_some(Next::Fallback { target })
-    };
-    let next = match class.remedy() {
-        Remedy::Nothing => None,
-        Remedy::NextTarget => next_target(),
-        Remedy::TryAgain if situation.tries >= TRIES_PER_TARGET => next_target(),
-        Remedy::TryAgain => match delay_ms(class, situation.tries, chance) {
-            Some(delay_ms) => Some(Next::Retry { delay_ms }),
-            // It asks for a longer pause than a message may keep its place for.
-            None => next_target(),
-        },
-    };
-    match next {
-        Some(Next::Retry { delay_ms }) if delay_ms >= situation.left_ms => {
-            next_target().filter(|_| situation.left_ms > 0)
-        }
-        next => next,
-    }
-}
-
-fn delay_ms(class: Class, tries: u32, chance: u64) -> Option<u64> {
-    let ceiling = (RETRY_DELAY_MS_BASE << tries.min(16)).min(RETRY_DELAY_MS_MAX);
-    let jitter = chance % (ceiling + 1);
-    match class {
-        Class::Throttled { retry_after_ms: Some(wish) } if wish > RETRY_DELAY_MS_MAX => None,
-        Class::Throttled { retry_after_ms: Some(wish) } => Some(wish.max(jitter)),
-        _ => Some(jitter),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
-    fn situation(target: usize, tries: u32) -> Situation {
-        Situation { target, targets: 2, tries, left_ms: 60_000 }
-    }
-
+    /// The table of the documentation, as far as it can be read by a program.
     #[test]
     fn every_class_has_its_rule() {
-        let retry = Some(Next::Retry { delay_ms: 7 });
-        let fallback = Some(Next::Fallback { target: 1 });
         for class in Class::ALL {
-            let (first, third, last_target) = match class.remedy() {
-                Remedy::TryAgain => (retry.clone(), fallback.clone(), None),
-                Remedy::NextTarget => (fallback.clone(), fallback.clone(), None),
-                Remedy::Nothing => (None, None, None),
-            };
-            assert_eq!(after(class, situation(0, 1), 7), first, "{class:?}, first try");
-            assert_eq!(after(class, situation(0, 3), 7), third, "{class:?}, third try");
-            assert_eq!(after(class, situation(1, 3), 7), last_target, "{class:?}, last target");
-        }
-    }
-
-    #[test]
-    fn a_provider_is_not_called_before_the_pause_it_asks_for() {
-        let throttled = |wish| Class::Throttled { retry_after_ms: Some(wish) };
-        assert_eq!(after(throttled(200), situation(0, 1), 0), Some(Next::Retry { delay_ms: 200 }));
-        assert_eq!(after(throttled(1_000), situation(0, 1), 0), Some(Next::Fallback { target: 1 }));
-        assert_eq!(after(throttled(u64::MAX), situation(1, 1), 0), None);
-    }
-
-    #[test]
-    fn a_retry_that_cannot_come_before_the_deadline_is_not_begun() {
-        let late = Situation { left_ms: 5, ..situation(0, 1) };
-        assert_eq!(
-            after(Class::Overloaded, late, 99),
-            Some(Next::Fallback { target: 1 }),
-            "but another target may be in time"
-        );
-        assert_eq!(after(Class::Overloaded, Situation { target: 1, ..late }, 99), None);
-        assert_eq!(after(Class::Overloaded, Situation { left_ms: 0, ..late }, 99), None);
-    }
-
-    proptest! {
-        #[test]
-        fn a_retry_keeps_its_place_for_a_quarter_of_a_second_at_most(
-            which in 0..Class::ALL.len(), wish: Option<u64>, target in 0_usize..4, targets in 1_usize..5,
-            tries in 1_u32..100, left_ms: u64, chance: u64,
-        ) {
-            let class = match Class::ALL[which] {
-                Class::Throttled { .. } => Class::Throttled { retry_after_ms: wish },
-                other => other,
-            };
-            match after(class, Situation { target, targets, tries, left_ms }, chance) {
-                Some(Next::Retry { delay_ms }) => {
-                    prop_assert!(delay_ms <= RETRY_DELAY_MS_MAX);
-                    prop_assert!(tries < TRIES_PER_TARGET);
-                    prop_assert!(delay_ms < left_ms);
+            let Rule { remedy, tries_max, cost_is_unknown, health, is_of_key } = class.rule();
+            match class {
+                Class::Throttled { .. } => {
+                    assert_eq!((remedy, tries_max, health), (Remedy::TryAgain, None, Health::Paused));
                 }
-                Some(Next::Fallback { target: next }) => prop_assert!(next == target + 1 && next < targets),
-                None => {}
+                Class::Rejected | Class::ContextTooLong | Class::ContentPolicy => {
+                    assert_eq!((tries_max, health), (Some(1), Health::Alive), "{class:?}");
+                }
+                Class::UnknownModel => {
+                    assert_eq!((remedy, health), (Remedy::NextTarget, Health::Unknown));
+                }
+                _ => {
+                    assert_eq!((remedy, health), (Remedy::TryAgain, Health::Failing), "{class:?}");
+                    assert!(tries_max.is_some_and(|tries| tries >= 3), "{class:?}");
+                }
             }
+            let is_key = matches!(class, Class::Throttled { .. } | Class::OutOfCredit | Class::Unauthorized);
+            assert_eq!(is_of_key, is_key, "{class:?}");
+            let is_unsure = matches!(
+                class,
+                Class::TimedOut | Class::ConnectionLost | Class::Malformed | Class::Truncated
+            );
+            assert_eq!(cost_is_unknown, is_unsure, "{class:?}");
         }
     }
 }

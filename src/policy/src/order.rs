@@ -112,12 +112,17 @@ impl<T> Queue<T> {
     /// Takes an item back that could not go after all: it stays first of its team, and its tokens are not
     /// counted.
     pub fn put_back(&mut self, place: Place, item: T) {
+        self.refund(&place);
+        self.insert(place, item, true);
+    }
+
+    /// What was taken out is not served after all, and does not come back as it was: its tokens are not counted.
+    pub fn refund(&mut self, place: &Place) {
         let index = place.priority.index();
         let refund = place.tokens.saturating_mul(SCALE);
         let level = &mut self.levels[index];
         level.pass = level.pass.saturating_sub(refund / self.shares[index]);
         level.charge(&place.team, |counter| counter.saturating_sub(refund / u64::from(place.weight.get())));
-        self.insert(place, item, true);
     }
 
     fn insert(&mut self, place: Place, item: T, front: bool) {

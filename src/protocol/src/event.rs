@@ -16,6 +16,12 @@ pub enum Kind {
     FellBack,
     /// The worker of a call was lost.
     Lost,
+    /// It waits for a time.
+    Parked,
+    /// No target of it is up: it waits until one is.
+    Held,
+    /// It ended as a dead letter.
+    Dead,
     /// An identity was used again for another body, which was not run.
     DuplicateId,
 }
@@ -27,6 +33,9 @@ impl Kind {
             Self::Retried => "retried",
             Self::FellBack => "fell_back",
             Self::Lost => "lost",
+            Self::Parked => "parked",
+            Self::Held => "held",
+            Self::Dead => "dead",
             Self::DuplicateId => "duplicate_id",
         }
     }
@@ -56,6 +65,57 @@ pub struct LifecycleEvent {
     pub code: Option<ErrorCode>,
     /// For a person.
     pub message: String,
+    /// When.
+    pub time: Timestamp,
+}
+
+/// What can happen to a provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProviderKind {
+    /// A model of it fails, and is not called for a while.
+    ProviderDown,
+    /// The model answers again.
+    ProviderUp,
+    /// It asked for a pause.
+    ProviderThrottled,
+    /// An operator stopped all calls.
+    ProviderPaused,
+    /// An operator has them go on.
+    ProviderResumed,
+}
+
+impl ProviderKind {
+    /// The subject token.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ProviderDown => "provider_down",
+            Self::ProviderUp => "provider_up",
+            Self::ProviderThrottled => "provider_throttled",
+            Self::ProviderPaused => "provider_paused",
+            Self::ProviderResumed => "provider_resumed",
+        }
+    }
+}
+
+/// Event v1 about a provider, on `llm.event._.<kind>`: it concerns all teams.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProviderEvent {
+    /// What happened.
+    pub kind: ProviderKind,
+    /// The provider.
+    pub provider: String,
+    /// The model, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<ErrorCode>,
+    /// How many requests wait: those that were given to the provider, and all that are held.
+    pub waiting: u64,
+    /// When it is tried again, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
     /// When.
     pub time: Timestamp,
 }

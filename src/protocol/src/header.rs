@@ -50,12 +50,16 @@ pub const REPLY_TO: &str = "Tollgate-Reply-To";
 pub const STATUS: &str = "Tollgate-Status";
 /// Error code of a response that is not `succeeded`.
 pub const ERROR_CODE: &str = "Tollgate-Error-Code";
+/// What an error says, as a JSON string.
+pub const ERROR_MESSAGE: &str = "Tollgate-Error-Message";
 /// Digest of the request that a record entry belongs to.
 pub const DIGEST: &str = "Tollgate-Digest";
 /// The attempt whose result a response carries; 0 if no attempt ended it.
 pub const ATTEMPT: &str = "Tollgate-Attempt";
 /// The stored message that a response was written for: `<stream>:<sequence>`.
 pub const FROM: &str = "Tollgate-From";
+/// Why a request is a dead letter: `poison` or `exhausted`.
+pub const DEAD: &str = "Tollgate-Dead";
 /// The request that a record entry was written for.
 pub const IDENTITY: &str = "Tollgate-Identity";
 /// A value of its own for each logical write, so that a writer recognises its own entry.
@@ -77,7 +81,7 @@ pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
 pub const MSG_ID: &str = "Nats-Msg-Id";
 
 /// Writes JSON with nothing but printable ASCII, as a header must be.
-pub fn ascii_json<T: serde::Serialize>(value: &T) -> Result<String, serde_json::Error> {
+pub fn ascii_json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, serde_json::Error> {
     let text = serde_json::to_string(value)?;
     // JSON itself escapes the other control characters.
     let printable = |character: char| character.is_ascii() && character != '\u{7f}';

@@ -3,6 +3,8 @@
 //! MessagePack with named fields, so that fields can be added while old messages are still on their way;
 //! the body is carried as bytes and not looked into.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +25,26 @@ impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.provider, self.model)
     }
+}
+
+/// Targets that are only tried after one kind of failure: ranges of a job's `targets`, behind the ordinary ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Typed {
+    /// After `context_too_long`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_too_long: Option<(usize, usize)>,
+    /// After `content_policy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_policy: Option<(usize, usize)>,
+}
+
+/// A body that is not in the message itself but in the object store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BodyRef {
+    /// The object's name.
+    pub object: String,
+    /// Its length, in bytes.
+    pub bytes: usize,
 }
 
 /// A valid request on its way.
@@ -48,8 +70,14 @@ pub struct Job {
     pub requested_model: String,
     /// Where it may go, in order.
     pub targets: Vec<Target>,
+    /// Which of `targets` are only for one kind of failure.
+    #[serde(default)]
+    pub typed: Typed,
     /// Where it goes now: index into `targets`.
     pub target: usize,
+    /// The stage of its target's recovery that it is a probe of: then it may be called although others may not yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<u64>,
     /// Attempts so far.
     pub history: Vec<Attempt>,
     /// When it was accepted.
@@ -66,8 +94,11 @@ pub struct Job {
     pub output_tokens_max: Option<u64>,
     /// Where in `body` the value of `model` stands: start and end, in bytes.
     pub model_at: (usize, usize),
-    /// The endpoint's own JSON.
+    /// The endpoint's own JSON; empty if it is elsewhere.
     pub body: Bytes,
+    /// Where the body is, if it is too large to be carried along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_ref: Option<BodyRef>,
 }
 
 impl Job {
@@ -84,6 +115,22 @@ impl Job {
     /// The target it goes to now; `None` only for a message that no router of ours wrote.
     pub fn current_target(&self) -> Option<&Target> {
         self.targets.get(self.target)
+    }
+
+    /// The indices of the targets among which it chooses now: the ordinary ones, or those of a kind of failure
+    /// that it has had.
+    pub fn candidates(&self) -> Range<usize> {
+        let typed = [self.typed.context_too_long, self.typed.content_policy];
+        let ranges = typed.iter().flatten().map(|(start, end)| *start..*end);
+        match ranges.clone().find(|range| range.contains(&self.target)) {
+            Some(range) => range.start..range.end.min(self.targets.len()),
+            None => 0..ranges.map(|range| range.start).min().unwrap_or(self.targets.len()),
+        }
+    }
+
+    /// How long the body is, in bytes, wherever it is.
+    pub fn body_bytes(&self) -> usize {
+        self.body_ref.as_ref().map_or(self.body.len(), |body| body.bytes)
     }
 
     /// What its usage events have in common.

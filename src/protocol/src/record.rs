@@ -111,6 +111,38 @@ pub enum Next {
         /// Index into the request's targets.
         target: usize,
     },
+    /// It waits for a time, as a schedule in the retry stream; then the routers choose a target.
+    Later {
+        /// When it is due.
+        at: Timestamp,
+    },
+    /// No target of it is up: it waits in the retry stream until the routers release it.
+    Hold,
+}
+
+/// Why a request is a dead letter: a person may want to look at it, and to send it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dead {
+    /// Its workers were lost again and again: something about it may be what kills them.
+    Poison,
+    /// Every target failed it again and again while answering others.
+    Exhausted,
+}
+
+impl Dead {
+    /// The text in headers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Poison => "poison",
+            Self::Exhausted => "exhausted",
+        }
+    }
+
+    /// Reads the text back.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Poison, Self::Exhausted].into_iter().find(|dead| dead.as_str() == text)
+    }
 }
 
 /// The last entry of a request's record, as read back.
@@ -158,17 +190,21 @@ pub struct Answered {
     pub attempt: u32,
     /// The message it was written for.
     pub from: Source,
+    /// Whether the request becomes a dead letter, and why.
+    pub dead: Option<Dead>,
 }
 
 impl Answered {
     /// As headers of the response.
-    pub fn to_headers(&self) -> [(&'static str, String); 4] {
-        [
+    pub fn to_headers(&self) -> Vec<(&'static str, String)> {
+        let mut headers = vec![
             (header::DIGEST, self.digest.to_string()),
             (header::STATUS, self.status.as_str().to_owned()),
             (header::ATTEMPT, self.attempt.to_string()),
             (header::FROM, self.from.to_string()),
-        ]
+        ];
+        headers.extend(self.dead.map(|dead| (header::DEAD, dead.as_str().to_owned())));
+        headers
     }
 
     /// Reads the headers back. `None` if the message is not one of ours.
@@ -186,6 +222,7 @@ impl Answered {
             status,
             attempt: headers.get(header::ATTEMPT)?.parse().ok()?,
             from: Source::parse(headers.get(header::FROM)?)?,
+            dead: headers.get(header::DEAD).and_then(Dead::parse),
         })
     }
 }

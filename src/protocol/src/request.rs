@@ -142,7 +142,7 @@ pub struct RequestEnvelope {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604800000))]
     pub ttl_ms: Option<u64>,
-    /// Not served yet: rejected as `unsupported_feature`.
+    /// When it may be called first (RFC 3339), before its deadline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// An inbox (`_INBOX…`) that gets the answer as well.
@@ -204,6 +204,8 @@ pub struct Head {
 pub struct Request {
     /// Who, when and what for.
     pub head: Head,
+    /// When it may be called first.
+    pub not_before: Option<Timestamp>,
     /// Models to try after the requested one.
     pub fallbacks: Vec<String>,
     /// What to do when a limit is reached.

@@ -78,6 +78,10 @@ pub struct Attempt {
     /// The model that the provider says served the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served_model: Option<String>,
+    /// Whether this failure is not held against the request: the target answered nobody else meanwhile either, or
+    /// only asked for a pause.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub excused: bool,
 }
 
 /// When things happened to a request.

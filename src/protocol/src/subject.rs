@@ -76,6 +76,16 @@ impl Subjects {
         format!("{}.dispatch.{provider}.{priority}", self.prefix)
     }
 
+    /// Everything in the lanes.
+    pub fn lanes_all(&self) -> String {
+        format!("{}.lane.>", self.prefix)
+    }
+
+    /// The provider of a dispatch stream's name.
+    pub fn parse_dispatch_stream<'a>(&self, stream: &'a str) -> Option<&'a str> {
+        stream.strip_prefix(self.dispatch_stream("").as_str())
+    }
+
     /// All of a provider's work.
     pub fn dispatch_filter(&self, provider: &str) -> String {
         format!("{}.dispatch.{provider}.*", self.prefix)
@@ -94,6 +104,31 @@ impl Subjects {
     /// Reads (priority, team) from a due message's subject.
     pub fn parse_retry_due<'a>(&self, subject: &'a str) -> Option<(Priority, &'a str)> {
         parse_queue(self.rest(subject, "retry")?.strip_prefix("due.")?)
+    }
+
+    /// Everything that is due again.
+    pub fn retry_due_all(&self) -> String {
+        format!("{}.retry.due.>", self.prefix)
+    }
+
+    /// Where a request of the team waits until a target of it is up. No consumer takes from here.
+    pub fn retry_hold(&self, priority: Priority, team: &Team) -> String {
+        format!("{}.retry.hold.{priority}.{}.{team}", self.prefix, lane_of(team))
+    }
+
+    /// Everything that waits until a target is up.
+    pub fn retry_hold_all(&self) -> String {
+        format!("{}.retry.hold.>", self.prefix)
+    }
+
+    /// Reads (priority, team) from a held message's subject.
+    pub fn parse_retry_hold<'a>(&self, subject: &'a str) -> Option<(Priority, &'a str)> {
+        parse_queue(self.rest(subject, "retry")?.strip_prefix("hold.")?)
+    }
+
+    /// All schedules of one request.
+    pub fn retry_at_all(&self, identity: &Identity) -> String {
+        format!("{}.retry.at.{identity}.*", self.prefix)
     }
 
     /// A schedule of its own for one hand-over. `token` tells it from others of the same request.
@@ -131,6 +166,46 @@ impl Subjects {
         Identity::from_tokens(self.rest(subject, "res")?)
     }
 
+    /// Where clients take a request back.
+    pub fn cancel(&self, identity: &Identity) -> String {
+        format!("{}.cancel.{identity}", self.prefix)
+    }
+
+    /// Every request that is taken back.
+    pub fn cancels(&self) -> String {
+        format!("{}.cancel.*.*.*", self.prefix)
+    }
+
+    /// Reads the identity from a cancellation's subject.
+    pub fn parse_cancel(&self, subject: &str) -> Option<Identity> {
+        Identity::from_tokens(self.rest(subject, "cancel")?)
+    }
+
+    /// The dead letter of a request.
+    pub fn dead(&self, identity: &Identity) -> String {
+        format!("{}.dead.{identity}", self.prefix)
+    }
+
+    /// Every dead letter.
+    pub fn dead_all(&self) -> String {
+        format!("{}.dead.*.*.*", self.prefix)
+    }
+
+    /// Reads the identity from a dead letter's subject.
+    pub fn parse_dead(&self, subject: &str) -> Option<Identity> {
+        Identity::from_tokens(self.rest(subject, "dead")?)
+    }
+
+    /// Where a process of a role says that it is there.
+    pub fn presence(&self, role: &str, process: &str) -> String {
+        format!("{}.presence.{role}.{process}", self.prefix)
+    }
+
+    /// Where routers are asked about a request that they may have in hand or in their index.
+    pub fn router_question(&self) -> String {
+        format!("{}.router.find", self.prefix)
+    }
+
     /// Usage events of one team, provider and model.
     pub fn usage(&self, team: &Team, provider: &str, model: &str) -> String {
         format!("{}.usage.{}.{}.{}", self.prefix, token(team.as_str()), token(provider), token(model))
@@ -139,6 +214,11 @@ impl Subjects {
     /// Lifecycle events.
     pub fn event(&self, team: &Team, kind: &str) -> String {
         format!("{}.event.{}.{kind}", self.prefix, token(team.as_str()))
+    }
+
+    /// Events about a provider, which concern all teams.
+    pub fn provider_event(&self, kind: &str) -> String {
+        format!("{}.event._.{kind}", self.prefix)
     }
 
     /// Where the service for plain request/reply listens.
@@ -235,6 +315,13 @@ mod tests {
         assert_eq!(subjects.parse_retry_due(&due), Some((Priority::Low, "research")));
         assert_eq!(subjects.parse_lane("acme-llm.lane.high.15.research"), Some((Priority::High, "research")));
         assert_eq!(subjects.parse_lane("llm.lane.high.15.research"), None);
+        let held = subjects.retry_hold(Priority::Low, &team);
+        assert_eq!(subjects.parse_retry_hold(&held), Some((Priority::Low, "research")));
+        assert_eq!(subjects.parse_retry_due(&held), None);
+        assert_eq!(subjects.parse_cancel(&subjects.cancel(&identity())), Some(identity()));
+        assert_eq!(subjects.parse_dead(&subjects.dead(&identity())), Some(identity()));
+        assert_eq!(subjects.parse_dispatch_stream("ACME-LLM_DISPATCH_openai"), Some("openai"));
+        assert_eq!(subjects.parse_dispatch_stream("LLM_DISPATCH_openai"), None);
         assert_eq!(subjects.parse_ask("acme-llm.ask.research.high"), Some(("research", "high")));
     }
 

@@ -2,12 +2,13 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use any::{entry, instant, job, response, source, status, usage_event};
 
 use crate::event::LifecycleEvent;
 use crate::job::Job;
-use crate::record::{Answered, Entry, Source};
+use crate::record::{Answered, Dead, Entry, Source};
 use crate::request::Endpoint;
 use crate::response::Response;
 use crate::usage::UsageEvent;
@@ -50,10 +51,12 @@ proptest! {
     }
 
     #[test]
-    fn answered_is_read_back(status in status(), attempt: u32, from in source(), body: [u8; 4]) {
-        let answered = Answered { digest: Digest::of(&body), status, attempt, from };
+    fn answered_is_read_back(
+        status in status(), attempt: u32, from in source(), body: [u8; 4], dead in select(vec![None, Some(Dead::Poison), Some(Dead::Exhausted)]),
+    ) {
+        let answered = Answered { digest: Digest::of(&body), status, attempt, from, dead };
         let headers = answered.to_headers();
-        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         prop_assert_eq!(Answered::from_headers(&headers[..]), Some(answered));
     }
 

@@ -12,14 +12,19 @@ use tollgate_bus::heartbeat::Heartbeats;
 use tollgate_bus::pull::Held;
 use tollgate_bus::topology;
 use tollgate_policy::answer::End;
+use tollgate_policy::claim::Stop;
+use tollgate_policy::health::Availability;
 use tollgate_policy::order::Queue;
-use tollgate_protocol::Priority;
+use tollgate_policy::route::Route;
 use tollgate_protocol::job::Job;
+use tollgate_protocol::{Identity, Priority};
 use tollgate_telemetry::{self as telemetry, Role};
 
 use crate::Context;
 use crate::dispatch::{Dispatched, dispatch};
 use crate::gates::{Gates, Seen};
+use crate::holding::Holding;
+use crate::index::Released;
 use crate::intake::{self, Item, NotTaken};
 
 /// Dispatches in flight, over all providers.
@@ -34,7 +39,23 @@ enum Done {
     /// A dispatch ended.
     Dispatched(Dispatched),
     /// A due message is to be ordered.
-    Due(Box<(Held, Job)>),
+    Due(Box<(Holding, Job)>),
+    /// Its target is decided.
+    Decided(Box<(Holding, Job)>),
+}
+
+/// What comes to the desk.
+pub(crate) struct Incoming {
+    /// What consumers deliver.
+    pub(crate) messages: mpsc::Receiver<Held>,
+    /// What the index releases.
+    pub(crate) released: mpsc::Receiver<Released>,
+    /// What clients take back.
+    pub(crate) cancels: mpsc::Receiver<Held>,
+    /// Requests that are looked for.
+    pub(crate) finds: mpsc::Receiver<Identity>,
+    /// Announcements of free places.
+    pub(crate) frees: async_nats::Subscriber,
 }
 
 /// The state of the loop.
@@ -71,13 +92,7 @@ impl Desk {
     }
 
     /// Serves until `stop`, then hands back what waits and finishes what is under way.
-    pub(crate) async fn serve(
-        mut self,
-        mut messages: mpsc::Receiver<Held>,
-        mut frees: async_nats::Subscriber,
-        stop: &CancellationToken,
-        drain: Duration,
-    ) {
+    pub(crate) async fn serve(mut self, mut incoming: Incoming, stop: &CancellationToken, drain: Duration) {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(INTAKE_MAX);
@@ -85,7 +100,7 @@ impl Desk {
             let reopen = self.dispatch_open();
             tokio::select! {
                 () = stop.cancelled() => break,
-                count = messages.recv_many(&mut batch, INTAKE_MAX) => {
+                count = incoming.messages.recv_many(&mut batch, INTAKE_MAX) => {
                     if count == 0 {
                         break;
                     }
@@ -94,12 +109,18 @@ impl Desk {
                     }
                 }
                 Some(done) = self.done.recv() => self.note(done),
-                Some(message) = frees.next() => self.freed(message.subject.as_str()),
+                Some(released) = incoming.released.recv() => self.released(released),
+                Some(cancel) = incoming.cancels.recv() => {
+                    let context = Arc::clone(&self.context);
+                    self.tasks.spawn(async move { context.cancel(cancel).await });
+                }
+                Some(identity) = incoming.finds.recv() => self.cancel(&identity),
+                Some(message) = incoming.frees.next() => self.freed(message.subject.as_str()),
                 () = tokio::time::sleep_until(reopen.unwrap_or_else(far)), if reopen.is_some() => {}
                 _ = seconds.tick() => self.each_second(),
             }
         }
-        self.close(messages, drain).await;
+        self.close(incoming, drain).await;
     }
 
     /// Dispatches everything that may go now; says when a closed gate is to be tried again.
@@ -113,6 +134,12 @@ impl Desk {
             };
             if item.deadline <= tollgate_bus::now() {
                 self.expire(item);
+                continue;
+            }
+            // Its target has gone down since it was chosen.
+            if !item.is_probe && self.context.availability(&item.target) != Some(Availability::Up) {
+                self.queue.refund(&item.place);
+                self.choose_again(item);
                 continue;
             }
             self.gates.sent(&item.place.gate, item.place.priority);
@@ -132,6 +159,8 @@ impl Desk {
         if message.redelivered {
             telemetry::count_redelivery(Role::Router);
         }
+        tollgate_bus::point("router.taken");
+        let message = Holding::from(message);
         if self.context.bus.subjects().parse_retry_due(&message.subject).is_some() {
             let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
             self.tasks.spawn(async move {
@@ -142,7 +171,11 @@ impl Desk {
             return;
         }
         match intake::take_request(&self.context, &message) {
-            Ok(job) => self.order(message, &job),
+            Ok(job) => self.choose(message, job),
+            Err(NotTaken::NotBefore(job, time)) => {
+                let context = Arc::clone(&self.context);
+                self.tasks.spawn(async move { context.wait_until(message, &job, time).await });
+            }
             Err(NotTaken::Rejected(head, problem)) => {
                 let context = Arc::clone(&self.context);
                 self.tasks.spawn(async move { context.reject(message, &head, problem).await });
@@ -154,7 +187,84 @@ impl Desk {
         }
     }
 
-    fn order(&mut self, message: Held, job: &Job) {
+    /// A held request may go on.
+    fn released(&mut self, released: Released) {
+        let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
+        self.tasks.spawn(async move {
+            let Released { message, probe } = released;
+            let Some((message, mut job)) = context.due(message).await else { return };
+            let probed = probe.and_then(|(target, stage)| {
+                let index = job.targets.iter().position(|known| *known == target)?;
+                Some((index, stage))
+            });
+            let decided = if let Some((index, stage)) = probed {
+                (job.target, job.probe) = (index, Some(stage));
+                Done::Decided(Box::new((message, job)))
+            } else {
+                Done::Due(Box::new((message, job)))
+            };
+            let _ = done.send(decided);
+        });
+    }
+
+    /// Chooses a target for a request, now.
+    fn choose(&mut self, message: Holding, mut job: Job) {
+        match self.context.route(&mut job) {
+            Ok(Route::To(target)) => {
+                (job.target, job.probe) = (target, None);
+                self.order(message, &job);
+            }
+            Ok(Route::Probe(target)) => {
+                let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
+                self.tasks.spawn(async move {
+                    let Some(to) = job.targets.get(target).cloned() else { return };
+                    let now = tollgate_bus::now();
+                    if let Some(probe) = context.health.grant(&to.provider, &to.model, now).await {
+                        (job.target, job.probe) = (target, Some(probe.stage));
+                        let _ = done.send(Done::Decided(Box::new((message, job))));
+                    } else {
+                        context.hold(message, &job).await;
+                    }
+                });
+            }
+            Ok(Route::Hold | Route::Gone) => {
+                let context = Arc::clone(&self.context);
+                self.tasks.spawn(async move { context.hold(message, &job).await });
+            }
+            Err(problem) => {
+                let context = Arc::clone(&self.context);
+                let end = End::Unpaid(tollgate_protocol::response::Status::Failed, problem);
+                self.tasks.spawn(async move { context.end(message, &job, end).await });
+            }
+        }
+    }
+
+    /// The same for one that had a target.
+    fn choose_again(&mut self, item: Box<Item>) {
+        match Job::decode(&item.payload) {
+            Ok(job) => self.choose(item.message, job),
+            Err(error) => tracing::error!(%error, "a request of our own cannot be read"),
+        }
+    }
+
+    /// Ends a request that its client took back, if it is in hand.
+    fn cancel(&mut self, identity: &Identity) {
+        for (_, item) in self.queue.take_out(|item| item.identity == *identity) {
+            self.stop(item, Stop::Cancelled);
+        }
+    }
+
+    fn stop(&self, item: Box<Item>, stop: Stop) {
+        let context = Arc::clone(&self.context);
+        self.tasks.spawn(async move {
+            match Job::decode(&item.payload) {
+                Ok(job) => drop(context.stop(item.message, &job, stop).await),
+                Err(error) => tracing::error!(%error, "a request of our own cannot be read"),
+            }
+        });
+    }
+
+    fn order(&mut self, message: Holding, job: &Job) {
         match intake::item(&self.context, message, job) {
             Ok(item) => self.queue.push(item.place.clone(), Box::new(item)),
             Err(failed) => {
@@ -170,7 +280,8 @@ impl Desk {
     fn note(&mut self, done: Done) {
         let Dispatched { provider, priority, seen, item } = match done {
             Done::Dispatched(dispatched) => dispatched,
-            Done::Due(due) => return self.order(due.0, &due.1),
+            Done::Due(due) => return self.choose(due.0, due.1),
+            Done::Decided(decided) => return self.order(decided.0, &decided.1),
         };
         self.in_flight -= 1;
         self.gates.seen(&provider, priority, seen, now());
@@ -203,20 +314,20 @@ impl Desk {
     }
 
     fn expire(&self, item: Box<Item>) {
-        let context = Arc::clone(&self.context);
-        self.tasks.spawn(async move {
-            match Job::decode(&item.payload) {
-                Ok(job) => context.end(item.message, &job, End::expired()).await,
-                Err(error) => tracing::error!(%error, "a request of our own cannot be read"),
-            }
-        });
+        let stop = Stop::Expired { deadline: item.deadline, grace_ms: crate::stop::GRACE_MS };
+        self.stop(item, stop);
     }
 
     /// What waits goes back to the server at once; what is under way is finished.
-    async fn close(mut self, mut messages: mpsc::Receiver<Held>, drain: Duration) {
-        messages.close();
-        while let Some(message) = messages.recv().await {
-            message.hand_back(Duration::ZERO).await;
+    async fn close(mut self, incoming: Incoming, drain: Duration) {
+        let Incoming { mut messages, mut cancels, released, .. } = incoming;
+        // What the index released it finds again, here or elsewhere.
+        drop(released);
+        for held in [&mut messages, &mut cancels] {
+            held.close();
+            while let Some(message) = held.recv().await {
+                message.hand_back(Duration::ZERO).await;
+            }
         }
         self.tasks.close();
         if tokio::time::timeout(drain, self.tasks.wait()).await.is_err() {
@@ -232,7 +343,7 @@ impl Desk {
                     item.message.hand_back(Duration::ZERO).await
                 }
                 Done::Dispatched(_) => {}
-                Done::Due(due) => due.0.hand_back(Duration::ZERO).await,
+                Done::Due(due) | Done::Decided(due) => due.0.hand_back(Duration::ZERO).await,
             }
         }
         for (_, item) in self.queue.take_out(|_| true) {
@@ -242,6 +353,45 @@ impl Desk {
 }
 
 impl Context {
+    /// No target is up: it waits until one is.
+    async fn hold(&self, message: Holding, job: &Job) {
+        if tollgate_bus::now() >= job.deadline {
+            let stop = Stop::Expired { deadline: job.deadline, grace_ms: crate::stop::GRACE_MS };
+            self.stop(message, job, stop).await;
+            return;
+        }
+        // Held already, and released too soon.
+        if self.bus.subjects().parse_retry_hold(&message.subject).is_some() {
+            return message.hand_back(Duration::ZERO).await;
+        }
+        match self.bus.hold(job, &message.source).await {
+            Ok(()) => {
+                telemetry::count_handover(telemetry::Next::Hold);
+                tollgate_bus::point("router.hold.stored");
+                message.ack().await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, request = %job.identity, "a request cannot be held, the message will come again");
+                message.hand_back(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    /// It may not be called before `time`.
+    async fn wait_until(&self, message: Holding, job: &Job, time: tollgate_protocol::Timestamp) {
+        match self.bus.park(job, &message.source, time.min(job.deadline)).await {
+            Ok(()) => {
+                telemetry::count_handover(telemetry::Next::Park);
+                tollgate_bus::point("router.park.stored");
+                message.ack().await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, request = %job.identity, "a request cannot be parked, the message will come again");
+                message.hand_back(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
     /// How many requests wait, by priority.
     async fn measure_lanes(&self) {
         let name = self.bus.subjects().stream(topology::REQUESTS);

@@ -36,6 +36,7 @@ pub(crate) async fn dispatch(context: &Context, item: Box<Item>) -> Dispatched {
         .await;
     let seen = match published {
         Ok(_) => {
+            tollgate_bus::point("router.dispatch.stored");
             item.message.ack().await;
             return Dispatched { provider, priority, seen: Seen::Taken, item: None };
         }

@@ -1,7 +1,6 @@
 //! What comes back from the retry stream. The record is looked at first: a repeat of an answered request
 //! never waits for a place, and only the message that the record waits for goes on.
 
-use tollgate_bus::pull::Held;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::{self, End};
 use tollgate_policy::claim::{self, Due};
@@ -12,13 +11,14 @@ use tollgate_telemetry as telemetry;
 
 use crate::Context;
 use crate::ending::Caller;
+use crate::holding::Holding;
 
 /// How long a message rests that this version cannot read.
 const UNREADABLE: std::time::Duration = std::time::Duration::from_secs(30);
 
 impl Context {
-    /// Judges a due message. `Some`: it is to be ordered like any other.
-    pub(crate) async fn due(&self, message: Held) -> Option<(Held, Job)> {
+    /// Judges a message that was due or is released. `Some`: it is to be ordered like any other.
+    pub(crate) async fn due(&self, message: Holding) -> Option<(Holding, Job)> {
         let job = match Job::decode(&message.payload) {
             Ok(job) => job,
             // Nobody wrote it: a reply subject led an acknowledgement here.
@@ -52,7 +52,7 @@ impl Context {
                 }
             }
             Due::Conflict => {
-                let form = answer::response(&job, &[], End::expired(), tollgate_bus::now());
+                let form = answer::response(&job, &[], End::expired(&[]), tollgate_bus::now());
                 self.report_conflict(&caller, form).await;
             }
             Due::Copy => {
@@ -67,7 +67,7 @@ impl Context {
     }
 
     /// Somebody waits for a reply to a copy: look again later, or say at its deadline that it still runs.
-    async fn wait_on(&self, message: &Held, job: &Job) -> bool {
+    async fn wait_on(&self, message: &Holding, job: &Job) -> bool {
         if job.reply_to.is_none() {
             return true;
         }
@@ -75,7 +75,7 @@ impl Context {
         if now < job.deadline {
             return self.bus.look_again(job, &message.source, message.stored_at).await.is_ok();
         }
-        self.still_running(&Caller::of(job), answer::response(job, &[], End::expired(), now)).await;
+        self.still_running(&Caller::of(job), answer::response(job, &[], End::expired(&[]), now)).await;
         true
     }
 }

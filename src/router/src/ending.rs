@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use tollgate_bus::answer::Ending;
-use tollgate_bus::pull::Held;
 use tollgate_bus::record::Fenced;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::{self, End};
@@ -16,6 +15,7 @@ use tollgate_protocol::usage::UsageEvent;
 use tollgate_protocol::{Digest, Encoding, ErrorCode, Identity, Priority, Problem, Sequence, Timestamp};
 use tollgate_telemetry::{self as telemetry, Role};
 
+use crate::holding::Holding;
 use crate::{Context, SOURCE};
 
 /// A terminal response about to be written.
@@ -52,7 +52,7 @@ impl Caller {
 
 impl Context {
     /// Rejects a request.
-    pub(crate) async fn reject(&self, message: Held, head: &Head, problem: Problem) {
+    pub(crate) async fn reject(&self, message: Holding, head: &Head, problem: Problem) {
         tracing::debug!(request = %head.identity, code = %problem.code, field = problem.field, "rejected");
         let now = tollgate_bus::now();
         let response = answer::rejection(head, problem, now);
@@ -78,7 +78,7 @@ impl Context {
     }
 
     /// Ends a request that is on its way.
-    pub(crate) async fn end(&self, message: Held, job: &Job, end: End) {
+    pub(crate) async fn end(&self, message: Holding, job: &Job, end: End) {
         let now = tollgate_bus::now();
         let response = answer::response(job, &job.history, end, now);
         let unpaid = answer::unpaid(&job.usage_subject(), &response, now);
@@ -96,7 +96,7 @@ impl Context {
         self.finish(message, terminal).await;
     }
 
-    async fn finish(&self, message: Held, mut terminal: Terminal) {
+    async fn finish(&self, message: Holding, mut terminal: Terminal) {
         loop {
             let ending = Ending {
                 response: &terminal.response,
@@ -104,6 +104,7 @@ impl Context {
                 digest: terminal.digest,
                 from: &message.source,
                 attempt: 0,
+                dead: None,
                 unpaid: Some(&terminal.unpaid),
                 ttl_seconds: self.settings.retention.seconds(terminal.deadline, tollgate_bus::now()),
                 expected: terminal.expected,
@@ -111,6 +112,7 @@ impl Context {
             };
             let last = match self.bus.write_answer(ending, Patience::NORMAL).await {
                 Ok(Fenced::Written(_)) => {
+                    tollgate_bus::point("router.end.stored");
                     let (status, total) =
                         (terminal.response.status.as_str(), terminal.response.timing.total_ms);
                     telemetry::count_request(status, terminal.priority.as_str());

@@ -3,19 +3,21 @@
 use std::num::NonZeroU32;
 
 use bytes::Bytes;
-use tollgate_bus::pull::Held;
 use tollgate_policy::estimate;
 use tollgate_policy::order::Place;
-use tollgate_protocol::job::Job;
+use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::request::{Decoded, Delivered, Head, Request, decode};
-use tollgate_protocol::{ErrorCode, Problem, Timestamp};
+use tollgate_protocol::{ErrorCode, Identity, Problem, Timestamp};
 
 use crate::Context;
+use crate::holding::Holding;
 
 /// Why a message of a lane is not a request to be ordered.
 pub(crate) enum NotTaken {
     /// A request to be rejected.
     Rejected(Box<Head>, Problem),
+    /// A request that may not be called before this time.
+    NotBefore(Box<Job>, Timestamp),
     /// Nothing that anybody waits for.
     Drained,
 }
@@ -23,7 +25,13 @@ pub(crate) enum NotTaken {
 /// A request in the router's hands, ready to be dispatched.
 pub(crate) struct Item {
     /// The message it came with; its payload is dropped.
-    pub(crate) message: Held,
+    pub(crate) message: Holding,
+    /// Whose it is.
+    pub(crate) identity: Identity,
+    /// Where it goes.
+    pub(crate) target: Target,
+    /// Whether it is one of the calls that show whether its target is up again.
+    pub(crate) is_probe: bool,
     /// Its place in the order.
     pub(crate) place: Place,
     /// Its deadline.
@@ -35,7 +43,7 @@ pub(crate) struct Item {
 }
 
 /// Reads a message of a request lane.
-pub(crate) fn take_request(context: &Context, message: &Held) -> Result<Job, NotTaken> {
+pub(crate) fn take_request(context: &Context, message: &Holding) -> Result<Job, NotTaken> {
     let subjects = context.bus.subjects();
     let Some((priority, team)) = subjects.parse_lane(&message.subject) else {
         tracing::error!(message = %message.source, "a message in the request stream has a foreign subject: dropped");
@@ -44,7 +52,7 @@ pub(crate) fn take_request(context: &Context, message: &Held) -> Result<Job, Not
     let delivered = Delivered {
         team,
         priority,
-        sequence: message.sequence(),
+        sequence: message.source.sequence,
         accepted_at: message.stored_at,
         ttl_ms_default: context.settings.ttl_ms[priority.index()],
         headers: &message.header_view(),
@@ -55,19 +63,24 @@ pub(crate) fn take_request(context: &Context, message: &Held) -> Result<Job, Not
         Decoded::Rejected(head, problem) => return Err(NotTaken::Rejected(head, problem)),
         Decoded::Acknowledgement => return Err(NotTaken::Drained),
     };
-    admit(context, request).map_err(|(head, problem)| NotTaken::Rejected(head, problem))
+    let not_before = request.not_before;
+    let job = admit(context, request).map_err(|(head, problem)| NotTaken::Rejected(head, problem))?;
+    match not_before {
+        Some(time) if time > tollgate_bus::now() => Err(NotTaken::NotBefore(Box::new(job), time)),
+        _ => Ok(job),
+    }
 }
 
 fn admit(context: &Context, request: Request) -> Result<Job, (Box<Head>, Problem)> {
     let Request { head, fallbacks, facts, body, .. } = request;
-    let resolved = context.settings.catalog.resolve(
+    let resolved = context.settings.catalog.resolve_all(
         &context.settings.teams,
         &head.identity.team,
         &facts.model,
         &fallbacks,
     );
-    let targets = match resolved {
-        Ok(targets) => targets,
+    let (targets, typed) = match resolved {
+        Ok(resolved) => resolved,
         Err(problem) => {
             let problem = if head.bare { problem.in_bare_body() } else { problem };
             return Err((Box::new(head), problem));
@@ -84,7 +97,9 @@ fn admit(context: &Context, request: Request) -> Result<Job, (Box<Head>, Problem
         bare: head.bare,
         requested_model: facts.model,
         targets,
+        typed,
         target: 0,
+        probe: None,
         history: Vec::new(),
         accepted_at: head.accepted_at,
         deadline: head.deadline,
@@ -94,11 +109,16 @@ fn admit(context: &Context, request: Request) -> Result<Job, (Box<Head>, Problem
         output_tokens_max: facts.output_tokens_max,
         model_at: facts.model_at,
         body: Bytes::from(body.as_str().to_owned()),
+        body_ref: None,
     })
 }
 
 /// Joins a job with its message, for the order.
-pub(crate) fn item(context: &Context, mut message: Held, job: &Job) -> Result<Item, Box<(Held, Problem)>> {
+pub(crate) fn item(
+    context: &Context,
+    mut message: Holding,
+    job: &Job,
+) -> Result<Item, Box<(Holding, Problem)>> {
     let internal = |message, text: String| Box::new((message, Problem::new(ErrorCode::Internal, text)));
     let Some(target) = job.current_target() else {
         return Err(internal(message, "the request has no target".to_owned()));
@@ -107,7 +127,7 @@ pub(crate) fn item(context: &Context, mut message: Held, job: &Job) -> Result<It
         Ok(payload) => payload,
         Err(error) => return Err(internal(message, error.to_string())),
     };
-    let usage = estimate::tokens(job.body.len(), job.output_tokens_max);
+    let usage = estimate::tokens(job.body_bytes(), job.output_tokens_max);
     let weight = context.settings.teams.get(&job.identity.team).map_or(NonZeroU32::MIN, |team| team.weight);
     let place = Place {
         priority: job.priority,
@@ -119,6 +139,9 @@ pub(crate) fn item(context: &Context, mut message: Held, job: &Job) -> Result<It
     message.payload = Bytes::new();
     Ok(Item {
         message_id: format!("{}/{}", job.identity, message.source),
+        identity: job.identity.clone(),
+        target: target.clone(),
+        is_probe: job.probe.is_some(),
         place,
         deadline: job.deadline,
         payload,

@@ -4,26 +4,37 @@
 //! became is stored: a dispatch message, or a terminal response. Any number of routers may run; what two of
 //! them do twice, the record lets happen once.
 
+mod cancel;
 mod desk;
 mod dispatch;
 mod due;
 mod ending;
+mod evacuate;
 mod gates;
+mod holding;
+mod index;
 mod intake;
+mod route;
+mod stop;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate_bus::heartbeat::Heartbeats;
+use tollgate_bus::presence::Presence;
 use tollgate_bus::pull::PullFrom;
 use tollgate_bus::{Bus, topology};
+use tollgate_health::Health;
 use tollgate_policy::catalog::{Catalog, Teams};
 use tollgate_policy::retention::Retention;
-use tollgate_protocol::Priority;
 use tollgate_protocol::subject::LANES;
+use tollgate_protocol::{Identity, Priority};
+
+use holding::Back;
 
 /// Source of this role's events.
 const SOURCE: &str = "tollgate/router";
@@ -31,6 +42,13 @@ const SOURCE: &str = "tollgate/router";
 /// Messages of one lane that a router holds at a time. Enough to keep one team's lane busy over a round
 /// trip, few enough that order is made among all that wait and memory stays small.
 const PREFETCH: usize = 32;
+
+/// Cancellations that a router works on at a time.
+const CANCELS_MAX: usize = 256;
+/// Requests that may be asked for faster than they are looked for.
+const FINDS_MAX: usize = 1_024;
+/// Released requests between the index and the desk.
+const RELEASES_MAX: usize = 64;
 
 /// What a router needs to know.
 #[derive(Clone)]
@@ -45,6 +63,8 @@ pub struct Settings {
     pub ttl_ms: [u64; 3],
     /// How long a message may be silent before the server gives it to somebody else.
     pub ack_wait: Duration,
+    /// How long the owner of a call may be silent before the call is lost.
+    pub lease: Duration,
     /// How long to finish what is in hand after being told to stop.
     pub drain: Duration,
     /// How long records and responses are kept.
@@ -68,6 +88,9 @@ pub enum Error {
 struct Context {
     bus: Bus,
     settings: Settings,
+    health: Health,
+    /// Where the index hears of what it gave away.
+    back: mpsc::UnboundedSender<Back>,
 }
 
 /// Routes until `stop`, then hands back what it has not dispatched. The topology must be there.
@@ -79,7 +102,10 @@ pub async fn run(
 ) -> Result<(), Error> {
     let (ack_wait, drain) = (settings.ack_wait, settings.drain);
     let heartbeats = Heartbeats::default();
-    let context = Arc::new(Context { bus: bus.clone(), settings });
+    let health = Health::new(&bus);
+    // Not bounded by itself, but by what produces it: one entry per message that the index gave away.
+    let (back, backs) = mpsc::unbounded_channel();
+    let context = Arc::new(Context { bus: bus.clone(), settings, health: health.clone(), back });
     let (pulls, beats) = (TaskTracker::new(), TaskTracker::new());
     let drained = CancellationToken::new();
 
@@ -101,13 +127,43 @@ pub async fn run(
         pulls.spawn(async move { bus.pull(from, places, PREFETCH, heartbeats, sender, stop).await });
     }
     drop(sender);
+    let (cancel_sender, cancels) = mpsc::channel(CANCELS_MAX);
+    pulls.spawn({
+        let from = topology::cancel_consumer(bus.subjects(), ack_wait);
+        let (bus, heartbeats, stop) = (bus.clone(), heartbeats.clone(), stop.clone());
+        let places = Arc::new(Semaphore::new(CANCELS_MAX));
+        async move { bus.pull(from, places, CANCELS_MAX, heartbeats, cancel_sender, stop).await }
+    });
+    let presence = Presence::new("router", &uuid::Uuid::now_v7().simple().to_string());
+    let (desk_finds, for_desk) = mpsc::channel(FINDS_MAX);
+    let (index_finds, for_index) = mpsc::channel(FINDS_MAX);
+    let question = bus.subjects().router_question();
+    let questions = bus
+        .client()
+        .subscribe(question.clone())
+        .await
+        .map_err(|error| Error::Subscribe { subject: question, reason: error.to_string() })?;
+    beats.spawn(pass_on(questions, [desk_finds, index_finds], drained.clone()));
+    beats.spawn({
+        let (health, drained) = (health.clone(), drained.clone());
+        async move { health.run(drained).await }
+    });
+    // The index ends first: what it gave away is not taken up again here.
+    pulls.spawn({
+        let (presence, bus, stop) = (presence.clone(), bus.clone(), stop.clone());
+        async move { presence.run(&bus, stop).await }
+    });
+    let (releases, released) = mpsc::channel(RELEASES_MAX);
+    let index = index::Index::new(Arc::clone(&context), presence, releases, backs);
+    pulls.spawn(index.run(for_index, stop.clone()));
     pulls.close();
     beats.close();
     ready();
     tracing::info!("router is ready");
 
     let desk = desk::Desk::new(Arc::clone(&context), heartbeats);
-    desk.serve(messages, frees, &stop, drain).await;
+    let incoming = desk::Incoming { messages, released, cancels, finds: for_desk, frees };
+    desk.serve(incoming, &stop, drain).await;
     pulls.wait().await;
     drained.cancel();
     beats.wait().await;
@@ -115,6 +171,25 @@ pub async fn run(
         tracing::debug!(%error, "last flush failed");
     }
     Ok(())
+}
+
+/// Gives each identity that is asked for to all who may have it. Who is too busy to hear it is asked again.
+async fn pass_on(
+    mut questions: async_nats::Subscriber,
+    to: [mpsc::Sender<Identity>; 2],
+    stop: CancellationToken,
+) {
+    loop {
+        let question = tokio::select! {
+            () = stop.cancelled() => return,
+            question = questions.next() => question,
+        };
+        let Some(question) = question else { return };
+        let identity = std::str::from_utf8(&question.payload).ok().and_then(Identity::from_tokens);
+        for (sender, identity) in to.iter().zip(identity.iter().cycle()) {
+            let _ = sender.try_send(identity.clone());
+        }
+    }
 }
 
 fn lanes(bus: &Bus, ack_wait: Duration) -> Vec<PullFrom> {

@@ -153,6 +153,26 @@ pub fn count_handover(next: Next) {
     counter!(names::HANDOVERS, "next" => next).increment(1);
 }
 
+/// So many requests wait until a target of theirs is up.
+pub fn set_held(requests: usize) {
+    gauge!(names::HELD).set(requests as f64);
+}
+
+/// So many messages are in the index.
+pub fn set_indexed(messages: usize) {
+    gauge!(names::INDEXED).set(messages as f64);
+}
+
+/// A cancellation is done with.
+pub fn count_cancellation(outcome: &'static str) {
+    counter!(names::CANCELLATIONS, "outcome" => outcome).increment(1);
+}
+
+/// A request became a dead letter.
+pub fn count_dead_letter(reason: &'static str) {
+    counter!(names::DEAD_LETTERS, "reason" => reason).increment(1);
+}
+
 /// A dispatch found the provider's stream full.
 pub fn count_bounce(provider: &str) {
     counter!(names::BOUNCES, "provider" => provider.to_owned()).increment(1);

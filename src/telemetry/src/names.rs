@@ -91,6 +91,14 @@ metrics! {
         "Writes to the record that lost to another writer, as they should.";
     HANDOVERS = "tollgate_handovers_total", Kind::Counter, Count, ["next"],
         "Requests that went on after a failed call, by where to.";
+    HELD = "tollgate_held", Kind::Gauge, Count, [],
+        "Requests that wait until a target of theirs is up, as the router that looks after them counts.";
+    INDEXED = "tollgate_indexed", Kind::Gauge, Count, [],
+        "Messages that this router's index knows.";
+    CANCELLATIONS = "tollgate_cancellations_total", Kind::Counter, Count, ["outcome"],
+        "Requests that clients took back, by whether they were known.";
+    DEAD_LETTERS = "tollgate_dead_letters_total", Kind::Counter, Count, ["reason"],
+        "Requests that became dead letters, by why.";
     BOUNCES = "tollgate_dispatch_bounces_total", Kind::Counter, Count, ["provider"],
         "Dispatches that found the provider's stream full, and were tried again later.";
     DUPLICATES = "tollgate_duplicates_total", Kind::Counter, Count, [],

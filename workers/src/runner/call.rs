@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use tollgate_policy::failure::Class;
+use tollgate_policy::retry::Rules;
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::response::{Attempt, Outcome};
 use tollgate_protocol::usage::millis_between;
-use tollgate_protocol::{ErrorCode, JsonText, NanoUsd, Price, Problem, TokenUsage};
+use tollgate_protocol::{ErrorCode, JsonText, NanoUsd, Price, Problem, Timestamp, TokenUsage};
 use tollgate_telemetry as telemetry;
 
 use super::Shop;
@@ -19,32 +20,124 @@ pub(super) struct Called {
     pub(super) attempt: Attempt,
     /// The answer, or why there is none.
     pub(super) result: Result<JsonText, Failed>,
+    /// What it says about its target.
+    pub(super) seen: Seen,
+}
+
+/// What a call says about its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// It answered.
+    Answer,
+    /// It failed like this.
+    Failure(Class),
+    /// Nothing: the call was not made, or was cut by ourselves.
+    Nothing,
 }
 
 /// Why a call gave no answer.
 pub(super) enum Failed {
     /// The provider, or the way to it. Perhaps something can be done.
-    Call(Failure),
+    Call(FailedCall),
     /// Nothing can be done.
     Final(Problem),
+    /// Its client took the request back.
+    Aborted,
+}
+
+/// A call that failed.
+pub(super) struct FailedCall {
+    /// How.
+    pub(super) failure: Failure,
+    /// Whether the request's own deadline cut it.
+    pub(super) by_deadline: bool,
+    /// Whether another key of the provider can be used at once.
+    pub(super) another_key: bool,
 }
 
 /// Calls the provider once.
-pub(super) async fn call(shop: &Shop, job: &Job, target: &Target, price: &Price, number: u32) -> Called {
+pub(super) async fn call(
+    shop: &Shop,
+    rules: &Rules,
+    job: &Job,
+    target: &Target,
+    price: &Price,
+    number: u32,
+) -> Called {
     let _in_flight = telemetry::in_flight(&shop.name);
     let started_at = tollgate_bus::now();
+    if number == 1 {
+        shop.earn_retries(started_at);
+    }
     let left = Duration::from_millis(millis_between(started_at, job.deadline).max(1));
+    // Whether one can be used was looked at before the claim; it may rest by now, and is used once more.
+    let key = shop.key_now(started_at).unwrap_or_default();
+    let id = format!("{}.{number}", job.identity);
     let result = match shop.codec.request(job, &target.model) {
-        Ok(call) => shop.endpoint.send(call, left, started_at).await.map(|answer| shop.codec.read(&answer)),
+        Ok(call) => {
+            let answer = shop.endpoint.send(call, key, &id, left, started_at).await;
+            answer.map(|answer| shop.codec.read(&answer))
+        }
         Err(problem) => return unsent(job, target, price, number, problem),
     };
     let now = tollgate_bus::now();
-    let mut attempt = Attempt {
+    let mut attempt = attempt(target, price, number, started_at);
+    attempt.duration_ms = millis_between(started_at, now);
+    let mut seen = Seen::Answer;
+    let result = match result {
+        Ok(Reading::Answered { body, usage, served_model }) => {
+            attempt.outcome = Outcome::Succeeded;
+            attempt.served_model = served_model.map(|model| model.chars().take(256).collect());
+            attempt.estimated = usage.is_none();
+            attempt.usage = usage.unwrap_or_else(|| counted(job.body_bytes(), body.as_str().len()));
+            attempt.cost_nano_usd = price.cost(&attempt.usage);
+            shop.note_key(key, None, now, rules);
+            Ok(body)
+        }
+        Ok(Reading::Failed(failure)) | Err(Broken::Failed(failure)) => {
+            attempt.code = Some(failure.class.code());
+            if failure.class.cost_is_unknown() {
+                estimate(&mut attempt, job, price);
+            }
+            let by_deadline = is_late(&failure, left, attempt.duration_ms);
+            seen = if by_deadline { Seen::Nothing } else { Seen::Failure(failure.class) };
+            let failure = match by_deadline {
+                true => Failure::new(Class::TimedOut, "the deadline passed during the call"),
+                false => failure,
+            };
+            let another_key = shop.note_key(key, Some(failure.class), now, rules);
+            Err(Failed::Call(FailedCall { failure, by_deadline, another_key }))
+        }
+        Err(Broken::TooLarge) => {
+            attempt.code = Some(ErrorCode::ResponseTooLarge);
+            attempt.estimated = true;
+            attempt.usage = counted(job.body_bytes(), crate::http::ANSWER_BYTES_MAX);
+            attempt.cost_nano_usd = price.cost(&attempt.usage);
+            Err(Failed::Final(too_large()))
+        }
+    };
+    observe(&attempt, now - started_at);
+    Called { attempt, result, seen }
+}
+
+/// A call that was broken off because its client took the request back. It may have been charged.
+pub(super) fn aborted(job: &Job, target: &Target, price: &Price, number: u32, begun_at: Timestamp) -> Called {
+    let now = tollgate_bus::now();
+    let mut attempt = attempt(target, price, number, begun_at);
+    attempt.duration_ms = millis_between(begun_at, now);
+    attempt.code = Some(ErrorCode::Cancelled);
+    estimate(&mut attempt, job, price);
+    observe(&attempt, now - begun_at);
+    Called { attempt, result: Err(Failed::Aborted), seen: Seen::Nothing }
+}
+
+fn attempt(target: &Target, price: &Price, number: u32, started_at: Timestamp) -> Attempt {
+    Attempt {
         provider: target.provider.clone(),
         model: target.model.clone(),
         number,
         started_at,
-        duration_ms: millis_between(started_at, now),
+        duration_ms: 0,
         outcome: Outcome::Failed,
         code: None,
         cost_nano_usd: NanoUsd::ZERO,
@@ -52,36 +145,15 @@ pub(super) async fn call(shop: &Shop, job: &Job, target: &Target, price: &Price,
         price_version: price.version(),
         estimated: false,
         served_model: None,
-    };
-    let result = match result {
-        Ok(Reading::Answered { body, usage, served_model }) => {
-            attempt.outcome = Outcome::Succeeded;
-            attempt.served_model = served_model.map(|model| model.chars().take(256).collect());
-            attempt.estimated = usage.is_none();
-            attempt.usage = usage.unwrap_or_else(|| counted(job.body.len(), body.as_str().len()));
-            attempt.cost_nano_usd = price.cost(&attempt.usage);
-            Ok(body)
-        }
-        Ok(Reading::Failed(failure)) | Err(Broken::Failed(failure)) => {
-            attempt.code = Some(failure.class.code());
-            if failure.class.cost_is_unknown() {
-                // It may well have been charged: the estimate stands in, and says that it does.
-                attempt.estimated = true;
-                attempt.usage = tollgate_policy::estimate::tokens(job.body.len(), job.output_tokens_max);
-                attempt.cost_nano_usd = price.cost(&attempt.usage);
-            }
-            Err(Failed::Call(late(failure, left, attempt.duration_ms)))
-        }
-        Err(Broken::TooLarge) => {
-            attempt.code = Some(ErrorCode::ResponseTooLarge);
-            attempt.estimated = true;
-            attempt.usage = counted(job.body.len(), crate::http::ANSWER_BYTES_MAX);
-            attempt.cost_nano_usd = price.cost(&attempt.usage);
-            Err(Failed::Final(too_large()))
-        }
-    };
-    observe(&attempt, now - started_at);
-    Called { attempt, result }
+        excused: false,
+    }
+}
+
+/// It may well have been charged: the estimate stands in, and says that it does.
+fn estimate(attempt: &mut Attempt, job: &Job, price: &Price) {
+    attempt.estimated = true;
+    attempt.usage = tollgate_policy::estimate::tokens(job.body_bytes(), job.output_tokens_max);
+    attempt.cost_nano_usd = price.cost(&attempt.usage);
 }
 
 /// An answer that no message can carry. It was paid for.
@@ -90,12 +162,9 @@ pub(super) fn too_large() -> Problem {
     Problem::new(ErrorCode::ResponseTooLarge, message)
 }
 
-/// The call was cut by the request's own deadline, not by the provider's time-out.
-fn late(failure: Failure, left: Duration, duration_ms: u64) -> Failure {
-    if failure.class == Class::TimedOut && u128::from(duration_ms) + 1 >= left.as_millis() {
-        return Failure::new(Class::TimedOut, "the deadline passed during the call");
-    }
-    failure
+/// Whether the call was cut by the request's own deadline, not by the provider's time-out.
+fn is_late(failure: &Failure, left: Duration, duration_ms: u64) -> bool {
+    failure.class == Class::TimedOut && u128::from(duration_ms) + 1 >= left.as_millis()
 }
 
 /// Tokens of a call whose provider did not count: a token for every four bytes of JSON.
@@ -107,21 +176,9 @@ fn counted(request_bytes: usize, answer_bytes: usize) -> TokenUsage {
 
 fn unsent(job: &Job, target: &Target, price: &Price, number: u32, problem: Problem) -> Called {
     tracing::error!(request = %job.identity, code = %problem.code, "a request cannot be written for its provider");
-    let attempt = Attempt {
-        provider: target.provider.clone(),
-        model: target.model.clone(),
-        number,
-        started_at: tollgate_bus::now(),
-        duration_ms: 0,
-        outcome: Outcome::Failed,
-        code: Some(problem.code),
-        cost_nano_usd: NanoUsd::ZERO,
-        usage: TokenUsage::default(),
-        price_version: price.version(),
-        estimated: false,
-        served_model: None,
-    };
-    Called { attempt, result: Err(Failed::Final(problem)) }
+    let mut attempt = attempt(target, price, number, tollgate_bus::now());
+    attempt.code = Some(problem.code);
+    Called { attempt, result: Err(Failed::Final(problem)), seen: Seen::Nothing }
 }
 
 fn observe(attempt: &Attempt, took: chrono::TimeDelta) {

@@ -1,5 +1,6 @@
 //! How an attempt, a message and a request end.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use tollgate_bus::answer::{Ending, Storable};
@@ -8,51 +9,77 @@ use tollgate_bus::record::Fenced;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::{self, End};
 use tollgate_policy::claim::{Superseded, superseded};
-use tollgate_policy::failure::{self, Situation};
+use tollgate_policy::failure::Class;
+use tollgate_policy::retry::{self, After, Situation};
 use tollgate_protocol::event::Kind;
+use tollgate_protocol::job::Job;
 use tollgate_protocol::record::Next;
 use tollgate_protocol::response::{Attempt, Outcome, Response, Status};
-use tollgate_protocol::usage::millis_between;
 use tollgate_protocol::{ErrorCode, Problem, Sequence};
 use tollgate_telemetry as telemetry;
 
 use super::SOURCE;
-use super::call::{Called, Failed, too_large};
+use super::call::{Called, Failed, FailedCall, too_large};
 use super::job::{Fate, Work};
 
 impl Work<'_> {
     /// A call is over: answers, or says in the record what comes next and then does it.
     pub(super) async fn conclude(&mut self, claim: Sequence, called: Called) -> Option<Fate> {
-        let Called { mut attempt, result } = called;
-        let (provider, model) = (attempt.provider.clone(), attempt.model.clone());
+        let Called { mut attempt, result, seen } = called;
+        self.note_health(&mut attempt, seen).await;
         let end = match result {
             Ok(body) => End::Succeeded(body),
             Err(Failed::Final(problem)) => End::Failed(problem),
+            Err(Failed::Aborted) => End::cancelled(),
             Err(Failed::Call(failed)) => {
                 self.history.push(attempt.clone());
-                let situation = Situation {
-                    target: self.job.target,
-                    targets: self.job.targets.len(),
-                    tries: answer::tries_of_target(&self.history, &provider, &model),
-                    left_ms: millis_between(tollgate_bus::now(), self.job.deadline),
-                };
+                // It was cut by the request's own deadline, or has none left.
+                if failed.by_deadline || tollgate_bus::now() >= self.job.deadline {
+                    let message = failed.failure.message;
+                    let problem = Problem::new(ErrorCode::DeadlineExceeded, message);
+                    return Some(self.end(claim, End::Unpaid(Status::Expired, problem)).await);
+                }
+                match self.after(&failed) {
+                    After::Go(next) => {
+                        return self.go_on(claim, next, failed.failure.class.code()).await;
+                    }
+                    After::Fail(dead) => self.dead = dead,
+                }
                 self.history.pop();
-                let chance =
-                    u64::from_le_bytes(uuid::Uuid::new_v4().into_bytes()[..8].try_into().unwrap_or_default());
-                if let Some(next) = failure::after(failed.class, situation, chance) {
-                    self.history.push(attempt);
-                    return self.go_on(claim, next, failed.class.code()).await;
-                }
-                if situation.left_ms == 0 {
-                    End::Unpaid(Status::Expired, Problem::new(ErrorCode::DeadlineExceeded, failed.message))
-                } else {
-                    End::Failed(Problem::new(failed.class.code(), failed.message))
-                }
+                End::Failed(Problem::new(failed.failure.class.code(), failed.failure.message))
             }
         };
         let end = self.storable(end, &mut attempt);
         self.history.push(attempt);
         Some(self.end(claim, end).await)
+    }
+
+    /// What follows a failed call, the last of the history.
+    fn after(&self, failed: &FailedCall) -> After {
+        let class = failed.failure.class;
+        let standings = self.standings();
+        let chance = super::chance();
+        let mut situation = Situation {
+            history: &self.history,
+            targets: &standings,
+            candidates: self.job.candidates(),
+            typed: typed(&self.job, class),
+            target: self.job.target,
+            another_key: failed.another_key,
+            budget: true,
+            now: tollgate_bus::now(),
+            deadline: self.job.deadline,
+        };
+        let rules = &self.context.settings.rules;
+        let after = retry::after(class, &situation, rules, chance);
+        let is_another_key = failed.another_key && class.rule().is_of_key;
+        match after {
+            After::Go(Next::Retry { .. }) if !is_another_key && !self.shop.may_retry(situation.now) => {
+                situation.budget = false;
+                retry::after(class, &situation, rules, chance)
+            }
+            after => after,
+        }
     }
 
     /// An answer that cannot be stored is a failure that was paid for.
@@ -77,7 +104,7 @@ impl Work<'_> {
     }
 
     /// The attempt failed, the request goes on.
-    async fn go_on(&mut self, claim: Sequence, next: Next, code: ErrorCode) -> Option<Fate> {
+    pub(super) async fn go_on(&mut self, claim: Sequence, next: Next, code: ErrorCode) -> Option<Fate> {
         let mut expected = claim;
         let run = loop {
             match self.write_ended(expected, &next).await {
@@ -92,12 +119,15 @@ impl Work<'_> {
         if !self.repeat_last_usage().await {
             return Some(Fate::HandBack(Duration::from_secs(1)));
         }
-        let (kind, handed) = match next {
-            Next::Retry { .. } => (Kind::Retried, telemetry::Next::Retry),
-            Next::Fallback { .. } => (Kind::FellBack, telemetry::Next::Fallback),
+        let (kind, handed, what) = match next {
+            Next::Retry { .. } => (Kind::Retried, telemetry::Next::Retry, "tried again"),
+            Next::Fallback { .. } => (Kind::FellBack, telemetry::Next::Fallback, "the next target is tried"),
+            Next::Later { .. } => (Kind::Parked, telemetry::Next::Park, "tried again later"),
+            Next::Hold => (Kind::Held, telemetry::Next::Hold, "no target is up, it waits for one"),
         };
+        tollgate_bus::point("worker.ended");
         telemetry::count_handover(handed);
-        let mut event = self.event(kind, "a call failed");
+        let mut event = self.event(kind, &format!("a call failed: {what}"));
         if let Some(attempt) = self.history.last() {
             event.attempt = attempt.number;
             event.provider = Some(attempt.provider.clone());
@@ -152,6 +182,7 @@ impl Work<'_> {
             digest: self.job.digest,
             from: &self.hand.from,
             attempt,
+            dead: self.dead,
             unpaid: unpaid.as_ref(),
             ttl_seconds: self.context.settings.retention.seconds(self.job.deadline, now),
             expected,
@@ -174,6 +205,7 @@ impl Work<'_> {
 
     /// The response is stored: usage, reply, then the acknowledgement.
     async fn after_answer(&self, response: &Response, attempt: u32) -> Fate {
+        tollgate_bus::point("worker.answered");
         telemetry::count_request(response.status.as_str(), self.job.priority.as_str());
         telemetry::observe_request(response.status.as_str(), Duration::from_millis(response.timing.total_ms));
         telemetry::observe_queue_wait(
@@ -181,9 +213,10 @@ impl Work<'_> {
             Duration::from_millis(response.timing.queued_ms),
         );
         let status = (attempt > 0).then_some(response.status);
-        if !self.publish_last_usage(status).await {
+        if !self.bury(response).await || !self.publish_last_usage(status).await {
             return Fate::HandBack(Duration::from_secs(1));
         }
+        tollgate_bus::point("worker.usage");
         if let Some(inbox) = &self.job.reply_to {
             self.context.bus.reply_with(inbox, response, self.job.bare, self.job.encoding).await;
         }
@@ -202,7 +235,9 @@ impl Work<'_> {
         };
         if let Some(attempt) = mine {
             self.history = response.attempts.clone();
-            if !self.publish_last_usage((attempt > 0).then_some(response.status)).await {
+            if !self.bury(&response).await
+                || !self.publish_last_usage((attempt > 0).then_some(response.status)).await
+            {
                 return Fate::HandBack(Duration::from_secs(1));
             }
         }
@@ -210,6 +245,20 @@ impl Work<'_> {
             self.context.bus.reply_with(inbox, &response, self.job.bare, encoding).await;
         }
         Fate::Ack
+    }
+
+    /// Stores the dead letter, if the request is one; again, if it was stored before.
+    async fn bury(&self, response: &Response) -> bool {
+        let Some(dead) = self.dead else { return true };
+        if let Err(error) = self.context.bus.bury(&self.job, dead, response).await {
+            tracing::error!(%error, request = %self.job.identity, "a dead letter cannot be stored, the message will come again");
+            return false;
+        }
+        telemetry::count_dead_letter(dead.as_str());
+        let mut event = self.event(Kind::Dead, "it failed for good; `tollgate dlq show` has it");
+        event.code = response.error.as_ref().map(|problem| problem.code);
+        self.publish_event(&event).await;
+        true
     }
 
     /// Publishes the last attempt's usage as that of an attempt which did not end the request; again, if it
@@ -229,5 +278,20 @@ impl Work<'_> {
                 false
             }
         }
+    }
+}
+
+/// The targets that are configured for this kind of failure, unless it is among them already.
+fn typed(job: &Job, class: Class) -> Range<usize> {
+    let range = match class {
+        Class::ContextTooLong => job.typed.context_too_long,
+        Class::ContentPolicy => job.typed.content_policy,
+        _ => None,
+    };
+    match range {
+        Some((start, end)) if !(start..end).contains(&job.target) => start..end,
+        // What is left of its own kind.
+        Some((_, end)) => job.target + 1..end,
+        None => 0..0,
     }
 }

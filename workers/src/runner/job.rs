@@ -11,10 +11,12 @@ use tollgate_bus::record::{Fenced, Write};
 use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::{self, End};
 use tollgate_policy::claim::{self, Hand, Verdict};
-use tollgate_policy::{estimate, failure};
+use tollgate_policy::estimate;
+use tollgate_policy::health::Probe;
+use tollgate_policy::retry::{self, AfterLost, Standing};
 use tollgate_protocol::event::{Kind, LifecycleEvent};
 use tollgate_protocol::job::{Job, Target};
-use tollgate_protocol::record::{Ended, Entry, Last, Next, Started};
+use tollgate_protocol::record::{Dead, Ended, Entry, Last, Next, Started};
 use tollgate_protocol::request::is_acknowledgement;
 use tollgate_protocol::response::Attempt;
 use tollgate_protocol::usage::millis_between;
@@ -52,6 +54,8 @@ pub(super) struct Work<'a> {
     pub(super) expected: Sequence,
     /// Attempts up to now.
     pub(super) history: Vec<Attempt>,
+    /// Whether the request becomes a dead letter when it ends.
+    pub(super) dead: Option<Dead>,
 }
 
 /// Works on one message until its fate is known.
@@ -69,6 +73,7 @@ pub(super) async fn work(context: &Context, shop: &Shop, mut message: Held) {
             return message.hand_back(UNREADABLE).await;
         }
     };
+    tollgate_bus::point("worker.taken");
     // The job has its own copy of the body.
     message.payload = bytes::Bytes::new();
     let mut work = Work {
@@ -78,6 +83,7 @@ pub(super) async fn work(context: &Context, shop: &Shop, mut message: Held) {
         stored_at: message.stored_at,
         expected: job.run,
         history: job.history.clone(),
+        dead: None,
         job,
     };
     let fate = loop {
@@ -88,6 +94,7 @@ pub(super) async fn work(context: &Context, shop: &Shop, mut message: Held) {
             break fate;
         }
     };
+    tollgate_bus::point("worker.done");
     match fate {
         Fate::Ack => message.ack().await,
         Fate::HandBack(delay) => message.hand_back(delay).await,
@@ -98,18 +105,14 @@ pub(super) async fn work(context: &Context, shop: &Shop, mut message: Held) {
 impl Work<'_> {
     /// One try to bring the request further. `None`: something was learnt, try again.
     async fn turn(&mut self) -> Option<Fate> {
-        let now = tollgate_bus::now();
-        let lost = answer::times_lost(&self.history);
-        if now >= self.job.deadline {
-            return self.end_unpaid(End::expired()).await;
-        }
-        if lost >= failure::LOST_MAX {
-            return self.end_unpaid(End::lost_too_often(lost)).await;
+        if tollgate_bus::now() >= self.job.deadline {
+            return self.end_unpaid(End::expired(&self.history)).await;
         }
         let target = self.job.current_target().cloned();
         let known = target.filter(|target| target.provider == self.shop.name);
         match known.and_then(|target| Some((self.shop.prices.get(&target.model)?.to_owned(), target))) {
-            Some((price, target)) => self.attempt(target, price).await,
+            Some((price, target)) if self.may_call(&target).await => self.attempt(target, price).await,
+            Some(_) => self.pass_by().await,
             None => self.skip_target().await,
         }
     }
@@ -141,6 +144,7 @@ impl Work<'_> {
             }
             Err(error) => return Some(self.rest(&error)),
         };
+        tollgate_bus::point("worker.claimed");
         // A process that was stopped between claim and call may have been taken for lost meanwhile.
         let paused = millis_between(started_at, tollgate_bus::now());
         if u128::from(paused) > self.context.settings.lease.as_millis() / 2 {
@@ -153,11 +157,19 @@ impl Work<'_> {
                 Err(error) => return Some(self.rest(&error)),
             }
         }
-        if tollgate_bus::now() >= self.job.deadline {
+        // Ended before it began: no call, no attempt.
+        if tollgate_bus::now() >= self.job.deadline || in_hand.is_aborted() {
             self.expected = claim;
-            return self.end_unpaid(End::expired()).await;
+            let end = if in_hand.is_aborted() { End::cancelled() } else { End::expired(&self.history) };
+            return self.end_unpaid(end).await;
         }
-        let called = call::call(self.shop, &self.job, &target, &price, number).await;
+        let begun_at = tollgate_bus::now();
+        let called = tokio::select! {
+            called = call::call(self.shop, &self.context.settings.rules, &self.job, &target, &price, number) => called,
+            // Dropping the call closes its connection.
+            () = in_hand.aborted() => call::aborted(&self.job, &target, &price, number, begun_at),
+        };
+        tollgate_bus::point("worker.called");
         let fate = self.conclude(claim, called).await;
         drop(in_hand);
         fate
@@ -197,7 +209,10 @@ impl Work<'_> {
                         Waited::Failed(error) => return Some(self.rest(&error)),
                     }
                 }
-                Verdict::Finish { mine } => return Some(self.finish_again(mine).await),
+                Verdict::Finish { mine, dead } => {
+                    self.dead = dead;
+                    return Some(self.finish_again(mine).await);
+                }
                 Verdict::Copy => return Some(self.drop_copy().await),
                 Verdict::Conflict => {
                     self.report_conflict().await;
@@ -225,8 +240,50 @@ impl Work<'_> {
         if !self.repeat_last_usage().await {
             return Some(Fate::HandBack(REST));
         }
+        tollgate_bus::point("worker.lost");
         self.publish_event(&event).await;
-        None
+        match retry::after_lost(&self.history, tollgate_bus::now(), self.job.deadline, super::chance()) {
+            AfterLost::ClaimNext => None,
+            AfterLost::Later { at } => {
+                let next = Next::Later { at };
+                Box::pin(self.go_on(sequence, next, ErrorCode::AttemptLost)).await
+            }
+            AfterLost::Bury { times } => {
+                self.dead = Some(Dead::Poison);
+                Box::pin(self.end_unpaid(End::lost_too_often(times))).await
+            }
+        }
+    }
+
+    /// Whether the target may be called now: it is up, or this is one of the calls that are to show whether it is; and a
+    /// key for it is usable.
+    async fn may_call(&self, target: &Target) -> bool {
+        let now = tollgate_bus::now();
+        if let Err(until) = self.shop.key_now(now) {
+            // Everybody has to know, or it would be sent here again at once.
+            self.context.health.throttle(&self.shop.name, until, now).await;
+            return false;
+        }
+        let probe = self.job.probe.map(|stage| Probe { stage });
+        self.context.health.may_call(&target.provider, &target.model, probe, now)
+    }
+
+    /// The target is down, and nothing was claimed: another one, or a wait until one is up. Any number of copies may
+    /// do the same, as routers do; one of them will be able to claim.
+    async fn pass_by(&mut self) -> Option<Fate> {
+        let standings = self.standings();
+        let candidates = self.job.candidates();
+        let standing = |index: &usize| standings.get(*index);
+        let other = candidates.filter(|index| *index != self.job.target).find(|index| {
+            standing(index).is_some_and(|target| target.is_up && !retry::is_spent(&self.history, target))
+        });
+        let next = other.map_or(Next::Hold, |target| Next::Fallback { target });
+        self.hand_over(self.expected, &next).await
+    }
+
+    /// Every target of the request, as this worker sees it.
+    pub(super) fn standings(&self) -> Vec<Standing<'_>> {
+        self.context.health.standings(&self.job.targets, tollgate_bus::now())
     }
 
     /// The configuration no longer has the target: the next one, or the end.

@@ -2,6 +2,7 @@
 
 mod call;
 mod finish;
+mod health;
 mod job;
 mod registry;
 mod waiting;
@@ -15,12 +16,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate_bus::heartbeat::Heartbeats;
 use tollgate_bus::{Bus, topology};
+use tollgate_health::Health;
 use tollgate_policy::retention::Retention;
+use tollgate_policy::retry::Rules;
 use tollgate_protocol::Price;
 use tollgate_telemetry::{self as telemetry, Role};
 
 use crate::codec::Codec;
 use crate::http::Endpoint;
+pub use crate::http::Timeouts;
+use health::Observed;
 use registry::Registry;
 
 /// Source of this role's events.
@@ -43,6 +48,8 @@ pub struct Settings {
     pub drain: Duration,
     /// How long records and responses are kept.
     pub retention: Retention,
+    /// Bounds of retries.
+    pub rules: Rules,
 }
 
 /// One provider.
@@ -55,13 +62,11 @@ pub struct Provider {
     /// Where it is.
     pub base_url: String,
     /// Its credentials.
-    pub api_key: Option<String>,
+    pub api_keys: Vec<String>,
     /// Calls at once, over all workers.
     pub max_in_flight: u32,
-    /// Longest wait for a connection.
-    pub connect_timeout: Duration,
-    /// Longest call.
-    pub total_timeout: Duration,
+    /// When a call is given up.
+    pub timeouts: Timeouts,
     /// Its models and their prices.
     pub prices: BTreeMap<String, Price>,
 }
@@ -85,6 +90,10 @@ struct Shop {
     codec: Arc<dyn Codec>,
     endpoint: Endpoint,
     prices: BTreeMap<String, Price>,
+    /// Calls at once, over all workers.
+    max_in_flight: u32,
+    /// What this process has seen of it.
+    observed: Observed,
     /// A place became free.
     freed: Notify,
 }
@@ -95,7 +104,13 @@ struct Context {
     owner: String,
     settings: Settings,
     registry: Registry,
+    health: Health,
     stop: CancellationToken,
+}
+
+/// A random number, for the decisions that want one.
+fn chance() -> u64 {
+    u64::from_le_bytes(uuid::Uuid::new_v4().into_bytes()[..8].try_into().unwrap_or_default())
 }
 
 /// Works until `stop`, then finishes what is in hand, within the drain limit. The topology must be there.
@@ -114,6 +129,7 @@ pub async fn run(
         owner: owner.clone(),
         settings,
         registry: Registry::default(),
+        health: Health::new(&bus),
         stop,
     });
     let (tasks, shops, jobs) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
@@ -124,8 +140,16 @@ pub async fn run(
         let (context, drained) = (Arc::clone(&context), drained.clone());
         async move {
             let registry = context.registry.clone();
-            context.bus.serve_owner(&context.owner, drained, |question| registry.holds(question)).await;
+            let holds = |question: &_, abort| match abort {
+                true => registry.abort(question),
+                false => registry.holds(question),
+            };
+            context.bus.serve_owner(&context.owner, drained, holds).await;
         }
+    });
+    tasks.spawn({
+        let (health, drained) = (context.health.clone(), drained.clone());
+        async move { health.run(drained).await }
     });
     tasks.spawn({
         let (heartbeats, client, ack_wait) =
@@ -134,18 +158,15 @@ pub async fn run(
         async move { heartbeats.run(client, ack_wait, drained).await }
     });
     for provider in context.settings.providers.clone() {
-        let endpoint = Endpoint::new(
-            &provider.base_url,
-            provider.api_key.as_deref(),
-            provider.connect_timeout,
-            provider.total_timeout,
-        )
-        .map_err(|reason| Error::Provider { provider: provider.name.clone(), reason })?;
+        let endpoint = Endpoint::new(&provider.base_url, &provider.api_keys, provider.timeouts)
+            .map_err(|reason| Error::Provider { provider: provider.name.clone(), reason })?;
         let shop = Arc::new(Shop {
             name: provider.name.clone(),
             codec: Arc::clone(&provider.codec),
             endpoint,
             prices: provider.prices.clone(),
+            max_in_flight: provider.max_in_flight,
+            observed: Observed::new(provider.api_keys.len()),
             freed: Notify::new(),
         });
         tasks.spawn(announce(Arc::clone(&context), Arc::clone(&shop), drained.clone()));

@@ -89,10 +89,13 @@ impl Work<'_> {
     pub(super) async fn hand_over(&mut self, run: Sequence, next: &Next) -> Option<Fate> {
         if tollgate_bus::now() >= self.job.deadline {
             self.expected = run;
-            return self.end_unpaid_again(End::expired()).await;
+            return self.end_unpaid_again(End::expired(&self.history)).await;
         }
         match self.try_hand_over(run, next).await {
-            Ok(fate) => Some(fate),
+            Ok(fate) => {
+                tollgate_bus::point("worker.handed_over");
+                Some(fate)
+            }
             // Possible only on a server whose max_payload is smaller than it should be.
             Err(PublishError::TooLarge { .. }) => {
                 let text =
@@ -114,8 +117,17 @@ impl Work<'_> {
         let target = match next {
             Next::Retry { delay_ms } => return Ok(Fate::HandBack(Duration::from_millis(*delay_ms))),
             Next::Fallback { target } => *target,
+            // It begins with the first again.
+            Next::Later { .. } | Next::Hold => self.job.candidates().start,
         };
-        let job = Job { run, target, history: self.history.clone(), ..self.job.clone() };
+        let job = Job { run, target, probe: None, history: self.history.clone(), ..self.job.clone() };
+        match next {
+            Next::Later { at } => {
+                return self.context.bus.park(&job, &self.hand.from, *at).await.map(|()| Fate::Ack);
+            }
+            Next::Hold => return self.context.bus.hold(&job, &self.hand.from).await.map(|()| Fate::Ack),
+            Next::Retry { .. } | Next::Fallback { .. } => {}
+        }
         let Some(to) = job.current_target() else {
             tracing::error!(request = %job.identity, "a hand-over names a target that is not there");
             return Ok(Fate::Ack);
@@ -130,22 +142,17 @@ impl Work<'_> {
         let subjects = self.context.bus.subjects();
         let subject = subjects.dispatch(&to.provider, job.priority);
         let id = format!("{}/{}", job.identity, self.hand.from);
-        let publish = |subject: String, patience| {
-            let (id, payload) = (id.clone(), payload.clone());
-            async move {
-                let headers = async_nats::HeaderMap::new();
-                self.context.bus.publish(&subject, headers, Some(&id), payload, patience).await
-            }
-        };
-        let handed = match publish(subject, Patience(Duration::from_secs(2))).await {
-            Ok(published) => Ok(published),
+        let headers = async_nats::HeaderMap::new();
+        let patience = Patience(Duration::from_secs(2));
+        match self.context.bus.publish(&subject, headers, Some(&id), payload, patience).await {
+            Ok(_) => {}
             // A worker never waits on a full subject while it holds a place: the routers find one.
             Err(error) => {
                 tracing::debug!(%error, provider = to.provider, "the next target takes nothing now, back to the routers");
-                publish(subjects.retry_due(job.priority, &job.identity.team), Patience::NORMAL).await
+                self.context.bus.give_back(&job, &self.hand.from).await?;
             }
-        };
-        handed.map(|_| Fate::Ack)
+        }
+        Ok(Fate::Ack)
     }
 
     /// Another message of the same request goes on. If somebody waits for a reply to this one, the routers

@@ -212,6 +212,8 @@ fn ended_lines(ended: &Ended) -> Vec<(&'static str, String)> {
     let next = match &ended.next {
         Next::Retry { delay_ms } => format!("it is tried again after {}", duration::show_ms(*delay_ms)),
         Next::Fallback { target } => format!("it goes on to target {}", target + 1),
+        Next::Later { at } => format!("it waits until {}", at.to_rfc3339()),
+        Next::Hold => "no target of it is up, and it waits until one is".to_owned(),
     };
     vec![
         ("status", format!("attempt {} is over; {next}", ended.attempt)),

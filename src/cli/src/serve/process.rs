@@ -126,6 +126,9 @@ async fn connected(connect: &ConnectSettings, settings: &Settings) -> Result<Bus
         TopologyError::Differs { .. } => Failure::usage(error.to_string()),
         TopologyError::Refused { .. } => Failure::unreachable(error.to_string()),
     })?;
+    tollgate_health::ensure(&bus, replicas).await.map_err(|reason| {
+        Failure::unreachable(format!("the bucket of the targets' health cannot be set up: {reason}"))
+    })?;
     for kept in kept {
         let (stream, difference) = (kept.stream, kept.difference.to_string());
         tracing::warn!(

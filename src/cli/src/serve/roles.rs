@@ -55,6 +55,7 @@ fn router(settings: &Settings) -> tollgate_router::Settings {
         shares: settings.shares,
         ttl_ms: settings.timing.ttl_ms,
         ack_wait: Duration::from_millis(settings.timing.ack_wait_ms),
+        lease: Duration::from_millis(settings.timing.lease_ms),
         drain: Duration::from_millis(settings.timing.drain_ms),
         retention: retention(settings),
     }
@@ -67,6 +68,7 @@ fn worker(settings: &Settings) -> tollgate_workers::Settings {
         lease: Duration::from_millis(settings.timing.lease_ms),
         drain: Duration::from_millis(settings.timing.drain_ms),
         retention: retention(settings),
+        rules: settings.retry,
     }
 }
 
@@ -79,10 +81,14 @@ fn shop(name: &str, provider: &Provider) -> tollgate_workers::Provider {
         codec,
         // A simulator's address was filled in when it was started.
         base_url: provider.base_url.clone().unwrap_or_default(),
-        api_key: provider.api_key.as_ref().map(|key| key.expose().to_owned()),
+        api_keys: provider.api_keys.iter().map(|key| key.expose().to_owned()).collect(),
         max_in_flight: provider.max_in_flight,
-        connect_timeout: Duration::from_millis(provider.timeouts.connect_ms),
-        total_timeout: Duration::from_millis(provider.timeouts.total_ms),
+        timeouts: tollgate_workers::Timeouts {
+            connect: Duration::from_millis(provider.timeouts.connect_ms),
+            first_byte: Duration::from_millis(provider.timeouts.first_byte_ms),
+            idle: Duration::from_millis(provider.timeouts.idle_ms),
+            total: Duration::from_millis(provider.timeouts.total_ms),
+        },
         prices: provider.models.clone(),
     }
 }

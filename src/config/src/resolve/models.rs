@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tollgate_policy::catalog::nearest;
+use tollgate_policy::catalog::{TypedTargets, nearest};
 use tollgate_protocol::job::Target;
 
 use super::provider::Offered;
@@ -17,11 +17,26 @@ pub(super) fn resolve(
     named: &Named<raw::Model>,
     offered: &Offered,
     findings: &mut Findings<'_>,
-) -> Option<(String, Vec<Target>)> {
+) -> Option<(String, Vec<Target>, TypedTargets)> {
     check_name(&named.name, findings);
-    let list = named.entry.as_ref()?.targets.0.as_ref()?;
+    let model = named.entry.as_ref()?;
+    let for_failures = TypedTargets {
+        context_too_long: model
+            .on_context_too_long
+            .given()
+            .map_or_else(Vec::new, |list| targets(&list.value.0, offered, findings)),
+        content_policy: model
+            .on_content_policy
+            .given()
+            .map_or_else(Vec::new, |list| targets(&list.value.0, offered, findings)),
+    };
+    let list = model.targets.0.as_ref()?;
+    Some((named.name.value.clone(), targets(&list.value.0, offered, findings), for_failures))
+}
+
+fn targets(list: &[At<TargetName>], offered: &Offered, findings: &mut Findings<'_>) -> Vec<Target> {
     let mut seen = BTreeSet::new();
-    for name in &list.value.0 {
+    for name in list {
         check_target(name, offered, findings);
         let target = Target { provider: name.provider.clone(), model: name.model.clone() };
         if !seen.insert(target.clone()) {
@@ -30,7 +45,7 @@ pub(super) fn resolve(
     }
     let target =
         |name: &At<TargetName>| Target { provider: name.provider.clone(), model: name.model.clone() };
-    Some((named.name.value.clone(), list.value.0.iter().map(target).collect()))
+    list.iter().map(target).collect()
 }
 
 fn check_name(name: &At<String>, findings: &mut Findings<'_>) {

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use tollgate_protocol::Price;
 
 use super::{entries, secret};
-use crate::raw::{self, Kind};
+use crate::raw::{self, DAY_MS, Kind};
 use crate::read::{At, Named, Optional};
 use crate::report::Findings;
+use crate::scalar::Whole;
 use crate::settings::{Provider, ProviderKind, SimulatorSettings, Timeouts};
 use crate::zero::{DEMO_MODEL, DEMO_PRICE, MAX_IN_FLIGHT};
-use crate::{Environment, OPENAI_BASE_URL};
+use crate::{Environment, OPENAI_BASE_URL, Secret};
 
 const NAME_LENGTH_MAX: usize = 32;
 const MODEL_LENGTH_MAX: usize = 256;
@@ -57,7 +58,7 @@ pub(super) fn resolve(
     check_name(&named.name, findings);
     let raw = named.entry.as_ref()?;
     let (models, timeouts) = (models(raw, findings), timeouts(raw, findings));
-    let api_key = raw.api_key.given().and_then(|key| secret::resolve(key, environment, findings));
+    let api_keys = api_keys(raw, environment, findings);
     let kind = raw.kind.0.as_ref()?.value;
     check_keys(kind, raw, findings);
     let base_url = raw.base_url.given().map(|url| url.value.0.clone());
@@ -71,7 +72,7 @@ pub(super) fn resolve(
         Kind::Simulator => (ProviderKind::Simulator(simulator(raw)), None, models),
     };
     let max_in_flight = raw.max_in_flight.or_u32(MAX_IN_FLIGHT);
-    let provider = Provider { kind, base_url, api_key, max_in_flight, timeouts, models };
+    let provider = Provider { kind, base_url, api_keys, max_in_flight, timeouts, models };
     Some((named.name.value.clone(), provider))
 }
 
@@ -81,6 +82,7 @@ fn check_keys(kind: Kind, raw: &At<raw::Provider>, findings: &mut Findings<'_>) 
         let elsewhere = "a simulator has no address, it runs inside the binary; one that runs elsewhere is \
                          called as a provider of the kind \"compatible\"";
         refuse(&raw.base_url, elsewhere, findings);
+        refuse(&raw.api_keys, "a simulator needs no key", findings);
         return refuse(&raw.api_key, "a simulator needs no key", findings);
     }
     const SIMULATOR_ONLY: &str = "only a provider of the kind \"simulator\" has this key";
@@ -97,11 +99,25 @@ fn check_keys(kind: Kind, raw: &At<raw::Provider>, findings: &mut Findings<'_>) 
                        the kind \"compatible\" needs one";
         findings.problem(&raw.place.at_key("base_url"), message);
     }
-    if kind == Kind::OpenAi && matches!(raw.api_key, Optional::Absent) {
+    if kind == Kind::OpenAi && matches!((&raw.api_key, &raw.api_keys), (Optional::Absent, Optional::Absent)) {
         let message = "expected a key, such as \"env:OPENAI_API_KEY\", found nothing; a server without keys \
                        is of the kind \"compatible\"";
         findings.problem(&raw.place.at_key("api_key"), message);
     }
+}
+
+/// One key, or several.
+fn api_keys(
+    raw: &At<raw::Provider>,
+    environment: &dyn Environment,
+    findings: &mut Findings<'_>,
+) -> Vec<Secret> {
+    if let (Some(_), Some(keys)) = (raw.api_key.given(), raw.api_keys.given()) {
+        findings.problem(&keys.place, "api_key and api_keys are both given: keep one of them");
+    }
+    let one = raw.api_key.given().into_iter();
+    let several = raw.api_keys.given().into_iter().flat_map(|keys| &keys.value.0);
+    one.chain(several).filter_map(|key| secret::resolve(key, environment, findings)).collect()
 }
 
 /// The name becomes a part of a stream's name.
@@ -152,7 +168,17 @@ fn timeouts(raw: &raw::Provider, findings: &mut Findings<'_>) -> Timeouts {
         let message = format!("expected at most total_ms, which is {total_ms}, found {connect_ms}");
         findings.problem(&connect.place, message);
     }
-    Timeouts { connect_ms, total_ms }
+    let within = |key: &Optional<Whole<1, DAY_MS>>, default: u64, findings: &mut Findings<'_>| {
+        let value = key.or(default.min(total_ms));
+        if let Some(given) = key.given().filter(|_| value > total_ms) {
+            let message = format!("expected at most total_ms, which is {total_ms}, found {value}");
+            findings.problem(&given.place, message);
+        }
+        value
+    };
+    let first_byte_ms = within(&given.first_byte_ms, default.first_byte_ms, findings);
+    let idle_ms = within(&given.idle_ms, default.idle_ms, findings);
+    Timeouts { connect_ms, first_byte_ms, idle_ms, total_ms }
 }
 
 fn simulator(raw: &raw::Provider) -> SimulatorSettings {

@@ -15,6 +15,7 @@ fn catalog(aliases: &[(&str, &[&str])], priced: &[&str]) -> Catalog {
             .map(|(name, targets)| (name.to_string(), targets.iter().map(|text| target(text)).collect()))
             .collect(),
         prices: priced.iter().map(|text| (target(text), CHEAP)).collect(),
+        typed: BTreeMap::new(),
     }
 }
 
@@ -102,6 +103,39 @@ fn what_cannot_be_resolved_is_a_clear_problem() {
 }
 
 #[test]
+fn targets_for_one_kind_of_failure_come_behind_the_others() {
+    let (mut catalog, teams) = example();
+    let typed = |context: &[&str], policy: &[&str]| TypedTargets {
+        context_too_long: context.iter().map(|text| target(text)).collect(),
+        content_policy: policy.iter().map(|text| target(text)).collect(),
+    };
+    catalog.typed.insert("small".into(), typed(&["openai/gpt-4o", "gone/x"], &[]));
+    catalog.typed.insert("large".into(), typed(&["openai/gpt-4o", "hub/meta/llama-3"], &["eu/gpt-4o-mini"]));
+    let team = Team::parse("all").unwrap();
+    let resolve = |fallbacks: &[&str]| {
+        let fallbacks: Vec<String> = fallbacks.iter().map(|name| name.to_string()).collect();
+        catalog.resolve_all(&teams, &team, "small", &fallbacks).unwrap()
+    };
+    let (targets, found) = resolve(&[]);
+    assert_eq!(targets.len(), 3);
+    assert_eq!(found, Typed { context_too_long: Some((2, 3)), content_policy: None });
+    let (targets, found) = resolve(&["large"]);
+    let names: Vec<_> = targets.iter().map(Target::to_string).collect();
+    assert_eq!(
+        names,
+        [
+            "openai/gpt-4o-mini",
+            "eu/gpt-4o-mini",
+            "openai/gpt-4o",
+            "openai/gpt-4o",
+            "hub/meta/llama-3",
+            "eu/gpt-4o-mini"
+        ]
+    );
+    assert_eq!(found, Typed { context_too_long: Some((3, 5)), content_policy: Some((5, 6)) });
+}
+
+#[test]
 fn a_huge_name_is_not_echoed() {
     let (catalog, teams) = example();
     let name = "ü".repeat(1 << 20);
@@ -168,7 +202,7 @@ proptest! {
         model in name(),
         fallbacks in prop::collection::vec(name(), 0..4),
     ) {
-        let catalog = Catalog { aliases, prices: priced.into_iter().map(|target| (target, CHEAP)).collect() };
+        let catalog = Catalog { aliases, prices: priced.into_iter().map(|target| (target, CHEAP)).collect(), typed: BTreeMap::new() };
         let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
         let (teams, team) = (teams(&[("t", &patterns)]), Team::parse("t").unwrap());
         if let Ok(targets) = catalog.resolve(&teams, &team, &model, &fallbacks) {

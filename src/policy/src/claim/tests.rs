@@ -58,6 +58,7 @@ fn answered(from: u64, body: &[u8]) -> Last {
             status: Status::Succeeded,
             attempt: 2,
             from: source(from),
+            dead: None,
         },
     }
 }
@@ -70,7 +71,7 @@ fn check(last: Last, expected: &str) {
         }
         Verdict::HandOver { run, .. } => format!("hand over after {run}"),
         Verdict::AskOwner { sequence, started } => format!("ask {} about {sequence}", started.owner),
-        Verdict::Finish { mine } => format!("finish {mine:?}"),
+        Verdict::Finish { mine, .. } => format!("finish {mine:?}"),
         Verdict::Copy => "copy".into(),
         Verdict::Conflict => "conflict".into(),
     };
@@ -87,6 +88,9 @@ fn every_row_of_the_table() {
     check(started(OTHER, b"mine"), "copy");
     check(ended(MINE, b"mine", Next::Retry { delay_ms: 9 }), "claim after 41, history true");
     check(ended(MINE, b"mine", Next::Fallback { target: 1 }), "hand over after 41");
+    check(ended(MINE, b"mine", Next::Later { at: time() }), "hand over after 41");
+    check(ended(MINE, b"mine", Next::Hold), "hand over after 41");
+    check(ended(OTHER, b"mine", Next::Hold), "copy");
     check(ended(OTHER, b"mine", Next::Retry { delay_ms: 9 }), "copy");
     check(ended(OTHER, b"mine", Next::Fallback { target: 1 }), "copy");
 }
@@ -147,4 +151,49 @@ fn a_due_message_goes_on_only_if_the_record_waits_for_it() {
     ] {
         assert_eq!(due(&digest, run, &last), expected, "{last:?} {run}");
     }
+}
+
+/// What stopping comes to `late_ms` after the deadline, which is the same everywhere here.
+#[track_caller]
+fn check_stop(why: Stop, last: Last, late_ms: i64, expected: &str) {
+    let now = time() + chrono::TimeDelta::milliseconds(late_ms);
+    let stopping = match stop(&Digest::of(b"mine"), why, last, now) {
+        Stopping::Write { expected, history } => {
+            format!("write after {expected}, calls {:?}", history.map(|history| history.len()))
+        }
+        Stopping::Running { sequence, started } => format!("{} runs it since {sequence}", started.owner),
+        Stopping::NotYet => "not yet".into(),
+        Stopping::Answered => "answered".into(),
+        Stopping::Conflict => "conflict".into(),
+    };
+    assert_eq!(stopping, expected);
+}
+
+#[test]
+fn a_request_is_stopped_by_time_whoever_has_it() {
+    let why = Stop::Expired { deadline: time(), grace_ms: 1_000 };
+    for from in [MINE, OTHER] {
+        check_stop(why, started(from, b"mine"), 999, "not yet");
+        check_stop(why, started(from, b"mine"), 1_000, "write after 40, calls Some(1)");
+        check_stop(why, ended(from, b"mine", Next::Hold), -1, "not yet");
+        check_stop(why, ended(from, b"mine", Next::Hold), 0, "write after 41, calls Some(0)");
+        check_stop(why, answered(from, b"mine"), 5, "answered");
+        check_stop(why, answered(from, b"theirs"), 5, "conflict");
+        check_stop(why, started(from, b"theirs"), 5_000, "conflict");
+        check_stop(why, ended(from, b"theirs", Next::Hold), 5, "conflict");
+    }
+    check_stop(why, Last::None, -1, "not yet");
+    check_stop(why, Last::None, 0, "write after 0, calls None");
+    check_stop(why, Last::Foreign { sequence: 39 }, 0, "write after 39, calls None");
+}
+
+#[test]
+fn a_client_may_stop_it_at_any_time_and_a_running_call_is_its_owners_to_end() {
+    for from in [MINE, OTHER] {
+        check_stop(Stop::Cancelled, started(from, b"mine"), -500, "w1 runs it since 40");
+        check_stop(Stop::Cancelled, ended(from, b"mine", Next::Hold), -500, "write after 41, calls Some(0)");
+        check_stop(Stop::Cancelled, answered(from, b"mine"), -500, "answered");
+        check_stop(Stop::Cancelled, started(from, b"theirs"), -500, "conflict");
+    }
+    check_stop(Stop::Cancelled, Last::None, -500, "write after 0, calls None");
 }

@@ -35,6 +35,18 @@ pub(super) fn read<H: Headers + ?Sized>(
     Ok(deadline)
 }
 
+/// When a request may be called first. Later than its deadline is a mistake; earlier than now is now.
+pub(super) fn not_before(top: &Top<'_>, deadline: Timestamp) -> Result<Option<Timestamp>, Problem> {
+    let Some(text) = fields::text(top.not_before, "not_before")? else { return Ok(None) };
+    let time = chrono::DateTime::parse_from_rfc3339(&text)
+        .map_err(|_| fields::invalid("not_before", "an RFC 3339 time with a zone"))?
+        .to_utc();
+    if time >= deadline {
+        return Err(fields::invalid("not_before", "a time before the deadline of the request"));
+    }
+    Ok(Some(time))
+}
+
 /// `start` and some milliseconds, 7 days of them at most.
 pub(super) fn after(start: Timestamp, milliseconds: u64) -> Timestamp {
     let milliseconds = i64::try_from(milliseconds.min(TTL_MS_MAX)).unwrap_or_default();

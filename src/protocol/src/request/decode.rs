@@ -176,11 +176,12 @@ fn judge<H: Headers + ?Sized>(
         let text = format!("endpoint: {} is not served yet", head.endpoint.as_str());
         return Err(Problem::at(ErrorCode::UnsupportedEndpoint, "endpoint", text));
     }
+    let not_before = if head.bare { None } else { deadline::not_before(top, head.deadline)? };
     let (fallbacks, on_limit) = if head.bare { Default::default() } else { options::read(top)? };
     let facts =
         body::chat(body).map_err(|problem| if head.bare { problem.in_bare_body() } else { problem })?;
     head.requested_model.clone_from(&facts.model);
-    Ok(Request { head: head.clone(), fallbacks, on_limit, facts, body: JsonText::from(body) })
+    Ok(Request { head: head.clone(), not_before, fallbacks, on_limit, facts, body: JsonText::from(body) })
 }
 
 fn as_json(encoding: Encoding, payload: &[u8]) -> Result<Cow<'_, [u8]>, Problem> {

@@ -14,8 +14,7 @@ pub(super) fn read(top: &Top<'_>) -> Result<(Vec<String>, OnLimit), Problem> {
             Problem::at(ErrorCode::InvalidField, "max_cost_usd", format!("max_cost_usd: {error}"))
         })?;
     }
-    let unserved =
-        [("not_before", top.not_before), ("callback", top.callback), ("max_cost_usd", top.max_cost_usd)];
+    let unserved = [("callback", top.callback), ("max_cost_usd", top.max_cost_usd)];
     for (field, raw) in unserved {
         if raw.is_some() {
             return Err(unserved_field(field));

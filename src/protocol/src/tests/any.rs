@@ -5,7 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::job::{Job, Target};
+use crate::job::{BodyRef, Job, Target, Typed};
 use crate::record::{Ended, Entry, Estimate, Next, Source, Started};
 use crate::request::Endpoint;
 use crate::response::{Attempt, Outcome, Response, Status, Timing};
@@ -63,6 +63,7 @@ pub(super) fn attempt() -> impl Strategy<Value = Attempt> {
                 price_version,
                 estimated,
                 served_model,
+                excused: estimated,
             }
         },
     )
@@ -171,6 +172,8 @@ pub(super) fn entry() -> impl Strategy<Value = Entry> {
     let next = prop_oneof![
         any::<u64>().prop_map(|delay_ms| Next::Retry { delay_ms }),
         any::<u32>().prop_map(|target| Next::Fallback { target: target as usize }),
+        instant().prop_map(|at| Next::Later { at }),
+        Just(Next::Hold),
     ];
     let digest = any::<[u8; 4]>().prop_map(|bytes| Digest::of(&bytes));
     (any::<bool>(), attempt(), source(), digest, instant(), next, vec(attempt(), 0..3)).prop_map(
@@ -226,7 +229,12 @@ pub(super) fn job() -> impl Strategy<Value = Job> {
                 bare: body.len() % 2 == 0,
                 requested_model: texts.0,
                 targets: targets.into_iter().map(|(provider, model)| Target { provider, model }).collect(),
+                typed: Typed {
+                    context_too_long: numbers.3.map(|_| (numbers.2, numbers.2)),
+                    content_policy: None,
+                },
                 target: numbers.2,
+                probe: numbers.3,
                 history,
                 accepted_at,
                 deadline,
@@ -235,6 +243,7 @@ pub(super) fn job() -> impl Strategy<Value = Job> {
                 traceparent: texts.2,
                 output_tokens_max: numbers.3,
                 model_at: (numbers.2, body.len()),
+                body_ref: numbers.3.map(|_| BodyRef { object: "object".into(), bytes: body.len() }),
                 body: body.into(),
             }
         })

@@ -49,6 +49,7 @@ fn call(number: u32, outcome: Outcome, code: Option<ErrorCode>) -> Attempt {
         price_version: price.version(),
         estimated: outcome == Outcome::Lost,
         served_model: (outcome == Outcome::Succeeded).then(|| "gpt-4o-mini-2024-07-18".into()),
+        excused: false,
     }
 }
 

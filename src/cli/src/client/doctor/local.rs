@@ -52,11 +52,11 @@ fn keys(settings: &Settings) -> Check {
     let missing: Vec<&str> = settings
         .providers
         .iter()
-        .filter(|(_, provider)| provider.api_key.is_none() && provider.kind == ProviderKind::OpenAi)
+        .filter(|(_, provider)| provider.api_keys.is_empty() && provider.kind == ProviderKind::OpenAi)
         .map(|(name, _)| name.as_str())
         .collect();
     if missing.is_empty() {
-        let with_key = settings.providers.values().filter(|provider| provider.api_key.is_some()).count();
+        let with_key = settings.providers.values().filter(|provider| !provider.api_keys.is_empty()).count();
         return Check::good("API keys", format!("{with_key} providers have one; no other needs one"));
     }
     Check::bad(

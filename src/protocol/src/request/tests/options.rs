@@ -18,8 +18,28 @@ fn options() {
         Row(
             "not_before",
             &[],
-            envelope(r#","not_before":"2026-03-01T12:30:00Z""#),
-            Rejected(UnsupportedFeature, "not_before"),
+            envelope(r#","ttl_ms":3600000,"not_before":"2026-03-01T12:30:00Z""#),
+            Accepted(|request| {
+                assert_eq!(request.not_before, Some("2026-03-01T12:30:00Z".parse().unwrap()));
+            }),
+        ),
+        Row(
+            "not_before without a zone",
+            &[],
+            envelope(r#","not_before":"2026-03-01T12:30:00""#),
+            Rejected(InvalidField, "not_before"),
+        ),
+        Row(
+            "not_before of a number",
+            &[],
+            envelope(r#","not_before":7"#),
+            Rejected(InvalidField, "not_before"),
+        ),
+        Row(
+            "not_before at the deadline",
+            &[],
+            envelope(r#","deadline":"2026-03-01T12:30:00Z","not_before":"2026-03-01T12:30:00Z""#),
+            Rejected(InvalidField, "not_before"),
         ),
         Row(
             "callback",

@@ -1,0 +1,42 @@
+//! Dead letters: requests that ended so that a person may want to look at them, and to send them again.
+
+use tollgate_protocol::header::{self, ascii_json};
+use tollgate_protocol::job::Job;
+use tollgate_protocol::record::Dead;
+use tollgate_protocol::response::Response;
+
+use crate::publish::PublishError;
+use crate::retry::Patience;
+use crate::{Bus, headers};
+
+impl Bus {
+    /// Stores a dead letter: the request with its whole history, and in its headers why it is one. A request has one;
+    /// storing it again changes nothing.
+    pub async fn bury(&self, job: &Job, dead: Dead, response: &Response) -> Result<(), PublishError> {
+        let job = Job { history: response.attempts.clone(), ..job.clone() };
+        let payload = job
+            .encode()
+            .map_err(|error| PublishError::Refused { code: 0, description: error.to_string() })?;
+        let mut map = headers::headers([
+            (header::DEAD, dead.as_str()),
+            (header::STATUS, response.status.as_str()),
+            (header::ATTEMPT, response.attempts.len().to_string().as_str()),
+        ]);
+        if let Some(last) = response.attempts.last() {
+            headers::put(&mut map, header::PROVIDER, &printable(&last.provider));
+            headers::put(&mut map, header::MODEL, &printable(&last.model));
+        }
+        if let Some(problem) = &response.error {
+            headers::put(&mut map, header::ERROR_CODE, problem.code.as_str());
+            headers::put(&mut map, header::ERROR_MESSAGE, &printable(&problem.message));
+        }
+        let subject = self.subjects().dead(&job.identity);
+        let id = format!("{}/dead/{}", job.identity, job.accepted_at.timestamp_micros());
+        self.publish(&subject, map, Some(&id), payload, Patience::PAID).await.map(|_| ())
+    }
+}
+
+/// As a JSON string, which a header can carry whatever is in it.
+fn printable(text: &str) -> String {
+    ascii_json(text).unwrap_or_default()
+}

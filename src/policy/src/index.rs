@@ -1,0 +1,209 @@
+//! What waits in a stream where nobody pulls it: by deadline, by request, and, where it waits for a target, by team.
+//!
+//! A shelf knows of each message only its sequence, when it is due and a hash of its request: some tens of bytes, so
+//! that a million of them are some tens of megabytes. It may know messages that are gone; whoever takes one up finds
+//! that out.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use tollgate_protocol::job::Target;
+use tollgate_protocol::{Identity, Sequence, Team, Timestamp};
+
+/// A message on a shelf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its sequence in the stream.
+    pub sequence: Sequence,
+    /// When it is to be looked at: its request's deadline.
+    pub due: Timestamp,
+    /// [`request_hash`] of its request.
+    pub request: u64,
+}
+
+/// Messages by sequence and by due time.
+#[derive(Debug, Default)]
+pub struct Shelf {
+    entries: BTreeMap<Sequence, (i64, u64)>,
+    by_due: BTreeSet<(i64, Sequence)>,
+}
+
+impl Shelf {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Puts a message there; one that is there already gets the new due time.
+    pub fn insert(&mut self, entry: Entry) {
+        self.remove(entry.sequence);
+        let due = entry.due.timestamp_millis();
+        self.entries.insert(entry.sequence, (due, entry.request));
+        self.by_due.insert((due, entry.sequence));
+    }
+
+    /// Takes a message away.
+    pub fn remove(&mut self, sequence: Sequence) -> Option<Entry> {
+        let (due, request) = self.entries.remove(&sequence)?;
+        self.by_due.remove(&(due, sequence));
+        Some(Entry { sequence, due: Timestamp::from_timestamp_millis(due).unwrap_or_default(), request })
+    }
+
+    /// Whether a message is there.
+    pub fn contains(&self, sequence: Sequence) -> bool {
+        self.entries.contains_key(&sequence)
+    }
+
+    /// Takes out what is due, the longest due first; at most so many.
+    pub fn take_due(&mut self, now: Timestamp, most: usize) -> Vec<Entry> {
+        let now = now.timestamp_millis();
+        let due: Vec<_> = self.by_due.iter().take_while(|(due, _)| *due <= now).take(most).copied().collect();
+        due.into_iter().filter_map(|(_, sequence)| self.remove(sequence)).collect()
+    }
+
+    /// The messages that may be of this request: another one can have the same hash.
+    pub fn find(&self, request: u64) -> Vec<Sequence> {
+        self.entries.iter().filter(|(_, (_, of))| *of == request).map(|(sequence, _)| *sequence).collect()
+    }
+
+    /// Every message.
+    pub fn sequences(&self) -> impl Iterator<Item = Sequence> + '_ {
+        self.entries.keys().copied()
+    }
+}
+
+/// FNV-1a of an identity.
+pub fn request_hash(identity: &Identity) -> u64 {
+    identity
+        .to_string()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Messages that wait until one of their targets is up.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    shelf: Shelf,
+    /// What each message waits for, and whose it is.
+    of: BTreeMap<Sequence, (usize, Team)>,
+    /// The sets of targets that are waited for.
+    sets: Vec<Vec<Target>>,
+    /// By set, then team, oldest first. May hold messages that the shelf no longer has.
+    queues: BTreeMap<usize, BTreeMap<Team, VecDeque<Sequence>>>,
+    /// By set: the team that was served last.
+    turn: BTreeMap<usize, Team>,
+}
+
+impl Waiting {
+    /// The messages, by deadline and request.
+    pub fn shelf(&self) -> &Shelf {
+        &self.shelf
+    }
+
+    /// Puts a message there that waits for any of these targets.
+    pub fn insert(&mut self, entry: Entry, team: &Team, targets: &[Target]) {
+        let set = self.set_of(targets);
+        let known = self.shelf.contains(entry.sequence);
+        self.shelf.insert(entry);
+        self.of.insert(entry.sequence, (set, team.clone()));
+        if !known {
+            self.queue(set, team).push_back(entry.sequence);
+        }
+    }
+
+    /// Puts a message back that was released and could not go: it is the next of its team.
+    pub fn put_back(&mut self, entry: Entry, team: &Team, targets: &[Target]) {
+        let set = self.set_of(targets);
+        self.shelf.insert(entry);
+        self.of.insert(entry.sequence, (set, team.clone()));
+        self.queue(set, team).push_front(entry.sequence);
+    }
+
+    /// Takes a message away.
+    pub fn remove(&mut self, sequence: Sequence) -> Option<Entry> {
+        self.of.remove(&sequence);
+        self.shelf.remove(sequence)
+    }
+
+    /// Takes out what is due.
+    pub fn take_due(&mut self, now: Timestamp, most: usize) -> Vec<Entry> {
+        let due = self.shelf.take_due(now, most);
+        for entry in &due {
+            self.of.remove(&entry.sequence);
+        }
+        due
+    }
+
+    /// The sets of targets that somebody waits for.
+    pub fn sets(&self) -> Vec<(usize, &[Target])> {
+        self.queues.keys().filter_map(|set| Some((*set, self.sets.get(*set)?.as_slice()))).collect()
+    }
+
+    /// Takes out the next message that waits for this set of targets: the oldest of the team whose turn it is.
+    pub fn release(&mut self, set: usize) -> Option<(Entry, Team)> {
+        let queues = self.queues.get_mut(&set)?;
+        loop {
+            let after = self.turn.get(&set);
+            let next = after
+                .and_then(|team| {
+                    use std::ops::Bound::{Excluded, Unbounded};
+                    queues.range::<Team, _>((Excluded(team), Unbounded)).next()
+                })
+                .or_else(|| queues.iter().next())
+                .map(|(team, _)| team.clone());
+            let Some(team) = next else {
+                self.queues.remove(&set);
+                return None;
+            };
+            let Some(queue) = queues.get_mut(&team) else { continue };
+            let sequence = queue.pop_front();
+            if queue.is_empty() {
+                queues.remove(&team);
+            }
+            self.turn.insert(set, team.clone());
+            // What expired meanwhile is still in the queue.
+            let Some(sequence) = sequence else { continue };
+            if self.of.get(&sequence).is_some_and(|(of, owner)| *of == set && *owner == team)
+                && let Some(entry) = self.shelf.remove(sequence)
+            {
+                self.of.remove(&sequence);
+                return Some((entry, team));
+            }
+        }
+    }
+
+    fn set_of(&mut self, targets: &[Target]) -> usize {
+        if let Some(set) = self.sets.iter().position(|known| known == targets) {
+            return set;
+        }
+        self.sets.push(targets.to_vec());
+        self.sets.len() - 1
+    }
+
+    fn queue(&mut self, set: usize, team: &Team) -> &mut VecDeque<Sequence> {
+        self.queues.entry(set).or_default().entry(team.clone()).or_default()
+    }
+}
+
+/// Which of the live processes looks after something: the one whose name together with it hashes highest (rendezvous
+/// hashing, Thaler and Ravishankar 1996). All who know the same processes name the same one; when one goes, only what it
+/// looked after moves.
+pub fn caretaker<'a>(what: &str, live: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let weight = |name: &str| {
+        let hash =
+            name.bytes().chain([0]).chain(what.bytes()).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+        // The last bytes alone would decide the order of FNV: mixed as in MurmurHash3's finalizer.
+        let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        hash ^ (hash >> 33)
+    };
+    live.max_by_key(|name| (weight(name), *name))
+}
+
+#[cfg(test)]
+mod tests;

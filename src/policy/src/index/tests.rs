@@ -1,0 +1,109 @@
+use super::*;
+use proptest::prelude::*;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_timestamp(1_790_000_000 + seconds, 0).unwrap()
+}
+
+fn entry(sequence: u64, due: i64) -> Entry {
+    Entry { sequence, due: at(due), request: sequence % 7 }
+}
+
+fn team(name: &str) -> Team {
+    Team::parse(name).unwrap()
+}
+
+fn target(model: &str) -> Target {
+    Target { provider: "p".into(), model: model.into() }
+}
+
+fn sequences(entries: &[Entry]) -> Vec<u64> {
+    entries.iter().map(|entry| entry.sequence).collect()
+}
+
+#[test]
+fn what_is_due_comes_out_once_the_longest_due_first() {
+    let mut shelf = Shelf::default();
+    for (sequence, due) in [(1, 30), (2, 10), (3, 20), (4, 40)] {
+        shelf.insert(entry(sequence, due));
+    }
+    assert!(shelf.take_due(at(9), 9).is_empty());
+    assert_eq!(sequences(&shelf.take_due(at(30), 2)), [2, 3]);
+    assert_eq!(sequences(&shelf.take_due(at(30), 2)), [1]);
+    shelf.insert(entry(4, 90));
+    assert!(shelf.take_due(at(50), 2).is_empty(), "its time was moved");
+    assert_eq!(shelf.find(4), [4]);
+    assert_eq!(shelf.len(), 1);
+}
+
+#[test]
+fn teams_take_turns_whatever_was_there_first() {
+    let mut waiting = Waiting::default();
+    let (a, b, targets) = (team("a"), team("b"), [target("m")]);
+    for sequence in 1..=4 {
+        waiting.insert(entry(sequence, 50), &a, &targets);
+    }
+    waiting.insert(entry(9, 50), &b, &targets);
+    waiting.remove(2);
+    let (set, _) = waiting.sets()[0];
+    let order: Vec<_> =
+        std::iter::from_fn(|| waiting.release(set)).map(|(entry, _)| entry.sequence).collect();
+    assert_eq!(order, [1, 9, 3, 4]);
+    assert!(waiting.sets().is_empty() && waiting.shelf().is_empty());
+}
+
+#[test]
+fn who_is_put_back_is_next_and_sets_are_apart() {
+    let mut waiting = Waiting::default();
+    let a = team("a");
+    waiting.insert(entry(1, 50), &a, &[target("m")]);
+    waiting.insert(entry(2, 50), &a, &[target("m")]);
+    waiting.insert(entry(3, 50), &a, &[target("m"), target("n")]);
+    waiting.insert(entry(1, 50), &a, &[target("m")]);
+    assert_eq!(waiting.sets().len(), 2);
+    let (first, owner) = waiting.release(0).unwrap();
+    assert_eq!(first.sequence, 1);
+    waiting.put_back(first, &owner, &[target("m")]);
+    assert_eq!(waiting.release(0).unwrap().0.sequence, 1);
+    assert_eq!(waiting.release(0).unwrap().0.sequence, 2);
+    assert!(waiting.release(0).is_none(), "the same message twice is one message");
+    assert_eq!(waiting.release(1).unwrap().0.sequence, 3);
+}
+
+#[test]
+fn one_process_looks_after_a_thing_and_little_moves_when_another_goes() {
+    let live = ["r1", "r2", "r3", "r4"];
+    let things: Vec<_> = (0..400).map(|n| format!("LLM_DISPATCH_{n}")).collect();
+    let of = |thing: &str, live: &[&'static str]| caretaker(thing, live.iter().copied()).unwrap().to_owned();
+    for name in live {
+        let count = things.iter().filter(|thing| of(thing, &live) == name).count();
+        assert!((50..150).contains(&count), "{name} has {count} of 400");
+    }
+    for thing in &things {
+        let before = of(thing, &live);
+        assert_eq!(of(thing, &live[..3]), if before == "r4" { of(thing, &live[..3]) } else { before });
+    }
+    assert_eq!(caretaker("x", std::iter::empty()), None);
+}
+
+proptest! {
+    #[test]
+    fn a_shelf_forgets_nothing_and_invents_nothing(
+        steps in proptest::collection::vec((0_u64..20, 0_i64..50, any::<bool>()), 0..80), until in 0_i64..60,
+    ) {
+        let (mut shelf, mut model) = (Shelf::default(), BTreeMap::new());
+        for (sequence, due, remove) in steps {
+            if remove {
+                prop_assert_eq!(shelf.remove(sequence).is_some(), model.remove(&sequence).is_some());
+            } else {
+                shelf.insert(entry(sequence, due));
+                model.insert(sequence, due);
+            }
+        }
+        prop_assert_eq!(shelf.len(), model.len());
+        let mut due = sequences(&shelf.take_due(at(until), usize::MAX));
+        due.sort_unstable();
+        let expected: Vec<_> = model.iter().filter(|(_, due)| **due <= until).map(|(sequence, _)| *sequence).collect();
+        prop_assert_eq!(due, expected);
+    }
+}

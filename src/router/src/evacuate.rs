@@ -1,0 +1,135 @@
+//! What lies in the stream of a provider that is not configured any more goes back to the routers.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use tokio::time::Instant;
+use tollgate_bus::owner::{Answer, Question};
+use tollgate_bus::publish::PublishError;
+use tollgate_bus::record::{Fenced, Write};
+use tollgate_bus::retry::Patience;
+use tollgate_policy::answer;
+use tollgate_policy::claim::{self, Hand, Verdict};
+use tollgate_protocol::job::Job;
+use tollgate_protocol::record::{Ended, Entry, Next, Source, Started};
+use tollgate_protocol::response::Attempt;
+use tollgate_protocol::{Sequence, Timestamp};
+
+use crate::ending::Caller;
+use crate::holding::Holding;
+use crate::{Context, SOURCE};
+
+/// How often the owner of a call is asked whether it still has it.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+
+impl Context {
+    /// Moves one message.
+    pub(crate) async fn evacuate(&self, source: Source) {
+        let Some(message) = self.find(source).await else { return };
+        // Nobody could run what this version cannot read.
+        let Ok(job) = Job::decode(&message.payload) else { return };
+        let hand = Hand { from: message.source.clone(), digest: job.digest };
+        let last = match self.bus.last_record(&job.identity, Patience::NORMAL).await {
+            Ok(last) => last,
+            Err(error) => return self.stays(&job, &error),
+        };
+        let moved = match claim::judge(&hand, last) {
+            Verdict::Claim { expected, history } => {
+                self.move_on(&message, &job, expected, history.unwrap_or_else(|| job.history.clone())).await
+            }
+            Verdict::HandOver { run, ended } => self.move_on(&message, &job, run, ended.history).await,
+            Verdict::AskOwner { sequence, started } => {
+                if !self.is_lost(&job, &started).await {
+                    return;
+                }
+                match self.give_up(&message, &job, sequence, &started).await {
+                    Ok(Some((run, history))) => self.move_on(&message, &job, run, history).await,
+                    // The record has changed.
+                    Ok(None) => return,
+                    Err(error) => Err(error),
+                }
+            }
+            Verdict::Finish { .. } | Verdict::Copy | Verdict::Conflict => {
+                if !self.reply_stored(&Caller::of(&job)).await {
+                    return;
+                }
+                Ok(())
+            }
+        };
+        match moved {
+            Ok(()) => message.ack().await,
+            Err(error) => self.stays(&job, &error),
+        }
+    }
+
+    fn stays(&self, job: &Job, error: &PublishError) {
+        tracing::warn!(%error, request = %job.identity, "a request cannot be moved to another provider now");
+    }
+
+    async fn move_on(
+        &self,
+        message: &Holding,
+        job: &Job,
+        run: Sequence,
+        history: Vec<Attempt>,
+    ) -> Result<(), PublishError> {
+        tracing::info!(request = %job.identity, "its provider is not configured any more: another target is looked for");
+        let job = Job { run, history, probe: None, ..job.clone() };
+        self.bus.give_back(&job, &message.source).await
+    }
+
+    /// Whether nobody has the call in hand: its owner says so, or is silent for a whole lease.
+    async fn is_lost(&self, job: &Job, started: &Started) -> bool {
+        let question = Question { identity: job.identity.clone(), attempt: started.attempt };
+        let begun = Instant::now();
+        loop {
+            match self.bus.ask_owner(&started.owner, &question).await {
+                Some(Answer::Holding) => return false,
+                Some(Answer::NotMine) => return true,
+                None if !self.bus.connection().health().connected => return false,
+                None if begun.elapsed() >= self.settings.lease => return true,
+                None => tokio::time::sleep(ASK_EVERY).await,
+            }
+        }
+    }
+
+    /// Records a lost call. `None`: the record has changed.
+    async fn give_up(
+        &self,
+        message: &Holding,
+        job: &Job,
+        sequence: Sequence,
+        started: &Started,
+    ) -> Result<Option<(Sequence, Vec<Attempt>)>, PublishError> {
+        let mut history = started.history.clone();
+        history.push(answer::lost(started));
+        let first = answer::first_call(&history).unwrap_or(started.started_at);
+        if let Some(lost) = history.last() {
+            let event = job.usage_subject().attempt(lost, first, None);
+            self.bus.publish_usage(&event, SOURCE, job.traceparent.as_deref()).await?;
+        }
+        let now: Timestamp = tollgate_bus::now();
+        let ended = Entry::Ended(Ended {
+            attempt: started.attempt,
+            from: message.source.clone(),
+            digest: job.digest,
+            deadline: job.deadline,
+            next: Next::Later { at: now },
+            history: history.clone(),
+        });
+        let payload = serde_json::to_vec(&ended)
+            .map_err(|error| PublishError::Refused { code: 0, description: error.to_string() })?;
+        let write = Write {
+            identity: &job.identity,
+            subject: self.bus.subjects().run(&job.identity),
+            headers: HeaderMap::new(),
+            ttl_seconds: self.settings.retention.seconds(job.deadline, now),
+            payload: payload.into(),
+            expected: sequence,
+        };
+        match self.bus.write_record(write, Patience::NORMAL).await? {
+            Fenced::Written(run) => Ok(Some((run, history))),
+            Fenced::Refused(_) => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! A stored message in this router's hands, whichever way it came there.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tollgate_bus::pull::Held;
+use tollgate_bus::scan::Stored;
+use tollgate_bus::{Bus, HeaderView};
+use tollgate_protocol::Timestamp;
+use tollgate_protocol::record::Source;
+
+/// A message in hand.
+pub(crate) struct Holding {
+    /// Where it is stored.
+    pub(crate) subject: String,
+    /// Its headers.
+    pub(crate) headers: Option<HeaderMap>,
+    /// Its bytes.
+    pub(crate) payload: Bytes,
+    /// Which stored message it is.
+    pub(crate) source: Source,
+    /// When it was stored.
+    pub(crate) stored_at: Timestamp,
+    way: Way,
+}
+
+/// How a message came into hand.
+enum Way {
+    /// A consumer delivered it.
+    Pulled(Box<Held>),
+    /// The index found it; nobody waits for an acknowledgement, so it is removed when it is done with.
+    Found(Box<Bus>, Ticket),
+}
+
+/// Tells the index what became of a message that it gave away.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    source: Source,
+    is_done: bool,
+    back: mpsc::UnboundedSender<Back>,
+}
+
+/// What became of a message of the index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Back {
+    /// The message.
+    pub(crate) source: Source,
+    /// Whether it is done with; else it is to be looked at again.
+    pub(crate) is_done: bool,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let back = Back { source: self.source.clone(), is_done: self.is_done };
+        // Without an index there is nobody to tell; the next one finds the message by itself.
+        let _ = self.back.send(back);
+    }
+}
+
+impl From<Held> for Holding {
+    fn from(mut held: Held) -> Self {
+        Self {
+            subject: std::mem::take(&mut held.subject),
+            headers: held.headers.take(),
+            payload: std::mem::take(&mut held.payload),
+            source: held.source.clone(),
+            stored_at: held.stored_at,
+            way: Way::Pulled(Box::new(held)),
+        }
+    }
+}
+
+impl Holding {
+    /// A message that the index found.
+    pub(crate) fn found(bus: &Bus, stored: Stored, back: mpsc::UnboundedSender<Back>) -> Self {
+        let ticket = Ticket { source: stored.source.clone(), is_done: false, back };
+        Self {
+            subject: stored.subject,
+            headers: Some(stored.headers),
+            payload: stored.payload,
+            source: stored.source,
+            stored_at: stored.stored_at,
+            way: Way::Found(Box::new(bus.clone()), ticket),
+        }
+    }
+
+    /// Its headers, as the protocol reads them.
+    pub(crate) fn header_view(&self) -> HeaderView<'_> {
+        HeaderView(self.headers.as_ref())
+    }
+
+    /// Done with: the server may forget it. Losing that costs a copy, and a copy finds everything done.
+    pub(crate) async fn ack(self) {
+        match self.way {
+            Way::Pulled(held) => held.ack().await,
+            Way::Found(bus, mut ticket) => match bus.remove(&self.source).await {
+                Ok(()) => ticket.is_done = true,
+                Err(error) => {
+                    tracing::debug!(%error, message = %self.source, "a message that is done with was not removed");
+                }
+            },
+        }
+    }
+
+    /// To be looked at again after `delay`, here or elsewhere.
+    pub(crate) async fn hand_back(self, delay: Duration) {
+        match self.way {
+            Way::Pulled(held) => held.hand_back(delay).await,
+            // The index looks again at its own pace.
+            Way::Found(_, ticket) => drop(ticket),
+        }
+    }
+}

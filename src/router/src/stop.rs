@@ -1,0 +1,173 @@
+//! Ending a request from outside, whoever has it in hand: its deadline passed, or its client took it back.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tollgate_bus::answer::Ending;
+use tollgate_bus::owner::{Answer, Question};
+use tollgate_bus::record::Fenced;
+use tollgate_bus::retry::Patience;
+use tollgate_policy::answer::{self, End};
+use tollgate_policy::claim::{self, Stop, Stopping};
+use tollgate_protocol::job::Job;
+use tollgate_protocol::record::{Last, Started};
+use tollgate_protocol::response::{Attempt, Outcome};
+use tollgate_telemetry::{self as telemetry, Role};
+
+use crate::ending::Caller;
+use crate::holding::Holding;
+use crate::{Context, SOURCE};
+
+/// How long a worker is left to end a call at its deadline by itself, in milliseconds.
+pub(crate) const GRACE_MS: u64 = 1_000;
+/// How often a worker that was told to end a call is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// The message is done with.
+    Done,
+    /// It has to be looked at again: it is not time yet, or the store does not answer.
+    Later,
+}
+
+impl Context {
+    /// Ends the request of a message, and lets go of the message.
+    pub(crate) async fn stop(&self, message: Holding, job: &Job, stop: Stop) -> Stopped {
+        let caller = Caller::of(job);
+        loop {
+            let last = match self.bus.last_record(&job.identity, Patience::NORMAL).await {
+                Ok(last) => last,
+                Err(error) => {
+                    tracing::warn!(%error, request = %job.identity, "the record cannot be read, it is looked at again");
+                    message.hand_back(Duration::from_secs(1)).await;
+                    return Stopped::Later;
+                }
+            };
+            let (expected, history) = match claim::stop(&job.digest, stop, last, tollgate_bus::now()) {
+                Stopping::Write { expected, history } => (expected, history),
+                Stopping::Running { sequence, started } => {
+                    match self.end_call(job, sequence, &started).await {
+                        Some(lost) => {
+                            let history = started.history.iter().cloned().chain([lost]).collect();
+                            (sequence, Some(history))
+                        }
+                        None => continue,
+                    }
+                }
+                Stopping::NotYet => {
+                    message.hand_back(Duration::from_millis(GRACE_MS)).await;
+                    return Stopped::Later;
+                }
+                Stopping::Answered => {
+                    if !self.reply_stored(&caller).await {
+                        message.hand_back(Duration::from_secs(1)).await;
+                        return Stopped::Later;
+                    }
+                    message.ack().await;
+                    return Stopped::Done;
+                }
+                Stopping::Conflict => {
+                    let form = answer::response(job, &[], End::expired(&[]), tollgate_bus::now());
+                    self.report_conflict(&caller, form).await;
+                    message.ack().await;
+                    return Stopped::Done;
+                }
+            };
+            let history = history.unwrap_or_else(|| job.history.clone());
+            match self.write_stopped(&message, job, stop, expected, &history).await {
+                Ok(true) => {
+                    tollgate_bus::point("router.stop.stored");
+                    message.ack().await;
+                    return Stopped::Done;
+                }
+                // Somebody else wrote first.
+                Ok(false) => telemetry::count_record_conflict(Role::Router),
+                Err(()) => {
+                    message.hand_back(Duration::from_secs(1)).await;
+                    return Stopped::Later;
+                }
+            }
+        }
+    }
+
+    /// Writes the response. `Ok(false)`: the record has changed.
+    async fn write_stopped(
+        &self,
+        message: &Holding,
+        job: &Job,
+        stop: Stop,
+        expected: u64,
+        history: &[Attempt],
+    ) -> Result<bool, ()> {
+        let warn = |error: &dyn std::fmt::Display| {
+            tracing::warn!(%error, request = %job.identity, "a response cannot be stored, it is tried again");
+        };
+        // First what a lost call is taken to have cost: no response names an attempt that nobody counted.
+        let first = answer::first_call(history);
+        if let (Some(lost), Some(first)) = (history.last(), first)
+            && lost.outcome == Outcome::Lost
+        {
+            let event = job.usage_subject().attempt(lost, first, None);
+            let published = self.bus.publish_usage(&event, SOURCE, job.traceparent.as_deref()).await;
+            published.map_err(|error| warn(&error))?;
+        }
+        let end = match stop {
+            Stop::Expired { .. } => End::expired(history),
+            Stop::Cancelled => End::cancelled(),
+        };
+        let now = tollgate_bus::now();
+        let response = answer::response(job, history, end, now);
+        let unpaid = answer::unpaid(&job.usage_subject(), &response, now);
+        let ending = Ending {
+            response: &response,
+            encoding: job.encoding,
+            digest: job.digest,
+            from: &message.source,
+            attempt: 0,
+            dead: None,
+            unpaid: Some(&unpaid),
+            ttl_seconds: self.settings.retention.seconds(job.deadline, now),
+            expected,
+            traceparent: job.traceparent.as_deref(),
+        };
+        match self.bus.write_answer(ending, Patience::NORMAL).await {
+            Ok(Fenced::Written(_)) => {}
+            Ok(Fenced::Refused(_)) => return Ok(false),
+            Err(error) => {
+                warn(&error);
+                return Err(());
+            }
+        }
+        telemetry::count_request(response.status.as_str(), job.priority.as_str());
+        let total = Duration::from_millis(response.timing.total_ms);
+        telemetry::observe_request(response.status.as_str(), total);
+        if let Some(inbox) = &job.reply_to {
+            self.bus.reply_with(inbox, &response, job.bare, job.encoding).await;
+        }
+        Ok(true)
+    }
+
+    /// Has a running call ended by its owner, who writes how the request ended. `Some`: there is no owner any more,
+    /// and the call is lost; `None`: the record has changed.
+    async fn end_call(&self, job: &Job, sequence: u64, started: &Started) -> Option<Attempt> {
+        let question = Question { identity: job.identity.clone(), attempt: started.attempt };
+        let mut heard = Instant::now();
+        loop {
+            let answer = self.bus.abort_attempt(&started.owner, &question).await;
+            if answer.is_some() || !self.bus.connection().health().connected {
+                heard = Instant::now();
+            }
+            match self.bus.last_record(&job.identity, Patience::NORMAL).await {
+                Ok(Last::Started { sequence: last, .. }) if last == sequence => {}
+                Ok(_) => return None,
+                Err(_) => heard = Instant::now(),
+            }
+            if answer == Some(Answer::NotMine) || heard.elapsed() >= self.settings.lease {
+                return Some(answer::lost(started));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What calls say about their targets, noted where others see it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tollgate_health::Ended;
+use tollgate_policy::failure::{Class, Health};
+use tollgate_policy::health::{Outcome, Probe, Window};
+use tollgate_policy::keys::KeyRing;
+use tollgate_policy::retry::{self, Rules};
+use tollgate_policy::retry_budget::RetryBudget;
+use tollgate_protocol::Timestamp;
+use tollgate_protocol::job::Target;
+use tollgate_protocol::response::Attempt;
+
+use super::Shop;
+use super::call::Seen;
+use super::job::Work;
+
+/// What this process has seen of a provider.
+#[derive(Debug)]
+pub(super) struct Observed {
+    windows: Mutex<HashMap<String, Window>>,
+    budget: Mutex<RetryBudget>,
+    keys: Mutex<KeyRing>,
+}
+
+impl Observed {
+    /// Of a provider with so many keys.
+    pub(super) fn new(keys: usize) -> Self {
+        Self { windows: Mutex::default(), budget: Mutex::default(), keys: Mutex::new(KeyRing::new(keys)) }
+    }
+
+    fn keys(&self) -> MutexGuard<'_, KeyRing> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn windows(&self) -> MutexGuard<'_, HashMap<String, Window>> {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn budget(&self) -> MutexGuard<'_, RetryBudget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When a model last answered.
+    fn last_success(&self, model: &str) -> Option<Timestamp> {
+        self.windows().get(model)?.last_success()
+    }
+
+    /// Notes how a call ended. `true`: its target is to be taken for down.
+    fn note(&self, model: &str, outcome: Outcome, now: Timestamp) -> bool {
+        self.windows().entry(model.to_owned()).or_default().note(outcome, now)
+    }
+}
+
+impl Shop {
+    /// The key to use now; `Err`: when one can be used again.
+    pub(super) fn key_now(&self, now: Timestamp) -> Result<usize, Timestamp> {
+        self.observed.keys().pick(now)
+    }
+
+    /// Whether no other key of the provider helps now.
+    fn is_last_key(&self, now: Timestamp) -> bool {
+        self.endpoint.keys() <= 1 || self.key_now(now).is_err()
+    }
+
+    /// Notes what a call with this key came to; says whether another one can be used at once.
+    pub(super) fn note_key(&self, key: usize, class: Option<Class>, now: Timestamp, rules: &Rules) -> bool {
+        let mut keys = self.observed.keys();
+        match class {
+            None => keys.answered(key),
+            Some(class) => keys.failed(key, class, now, rules.retry_after_ms_max),
+        }
+        keys.pick(now).is_ok_and(|next| next != key)
+    }
+
+    /// Whether the provider's retry budget has one left; takes it.
+    pub(super) fn may_retry(&self, now: Timestamp) -> bool {
+        self.observed.budget().withdraw(now)
+    }
+
+    /// A request's first call earns retries for all.
+    pub(super) fn earn_retries(&self, now: Timestamp) {
+        self.observed.budget().deposit(now);
+    }
+}
+
+impl Work<'_> {
+    /// Notes what a call says about its target, and whether its failure is held against the request.
+    pub(super) async fn note_health(&self, attempt: &mut Attempt, seen: Seen) {
+        let now = tollgate_bus::now();
+        let (provider, model) = (attempt.provider.as_str(), attempt.model.as_str());
+        let observed = &self.shop.observed;
+        let health = &self.context.health;
+        let probe = self.job.probe.map(|stage| Probe { stage });
+        let (is_alive, class) = match seen {
+            Seen::Nothing => return,
+            Seen::Answer => (true, None),
+            Seen::Failure(class) => {
+                attempt.excused = retry::is_excused(class, attempt.started_at, observed.last_success(model));
+                match class.rule().health {
+                    Health::Alive => (true, Some(class)),
+                    Health::Failing if !class.rule().is_of_key || self.shop.is_last_key(now) => {
+                        (false, Some(class))
+                    }
+                    Health::Failing | Health::Unknown => return,
+                    Health::Paused => {
+                        return self.pause(class, now).await;
+                    }
+                }
+            }
+        };
+        let outcome = if is_alive { Outcome::Success } else { Outcome::Failure };
+        let trips = observed.note(model, outcome, now);
+        let code = class.map(Class::code);
+        if let Some(probe) = probe {
+            let target = Target { provider: provider.to_owned(), model: model.to_owned() };
+            let ended = Ended {
+                is_answered: is_alive,
+                code,
+                now,
+                chance: super::chance(),
+                max_in_flight: self.shop.max_in_flight,
+            };
+            health.probed(&target, probe, ended).await;
+        } else if trips && let Some(code) = code {
+            health.trip(provider, model, code, now, super::chance()).await;
+        }
+    }
+
+    /// The provider asks for a pause that no other key helps against: nobody calls it until then.
+    async fn pause(&self, class: Class, now: Timestamp) {
+        let Class::Throttled { retry_after_ms: Some(wish) } = class else { return };
+        if wish > retry::QUICK_DELAY_MS_MAX && self.shop.is_last_key(now) {
+            let cap = self.context.settings.rules.retry_after_ms_max;
+            let until = retry::later(now, wish.min(cap), Timestamp::MAX_UTC);
+            self.context.health.throttle(&self.shop.name, until, now).await;
+        }
+    }
+}
