@@ -9,16 +9,31 @@ use serde_json::Value;
 
 /// Every crate of ours, and which of ours it may use, in tests too. A new crate needs a line here, and a
 /// reason in `docs/decisions/`.
-const MAY_USE: [(&str, &[&str]); 11] = [
+const MAY_USE: [(&str, &[&str]); 12] = [
     ("tollgate-protocol", &[]),
     ("tollgate-policy", &["tollgate-protocol"]),
     ("tollgate-config", &["tollgate-protocol", "tollgate-policy"]),
     ("tollgate-bus", &["tollgate-protocol"]),
     ("tollgate-telemetry", &[]),
-    ("tollgate-router", SHELL),
+    // Both who choose targets and who call them know which are up.
+    ("tollgate-health", &["tollgate-protocol", "tollgate-policy", "tollgate-bus"]),
+    (
+        "tollgate-router",
+        &[
+            "tollgate-protocol",
+            "tollgate-policy",
+            "tollgate-config",
+            "tollgate-bus",
+            "tollgate-telemetry",
+            "tollgate-health",
+        ],
+    ),
     ("tollgate-ledger", SHELL),
     ("tollgate-ask", SHELL),
-    ("tollgate-workers", &["tollgate-protocol", "tollgate-policy", "tollgate-bus", "tollgate-telemetry"]),
+    (
+        "tollgate-workers",
+        &["tollgate-protocol", "tollgate-policy", "tollgate-bus", "tollgate-telemetry", "tollgate-health"],
+    ),
     (
         "tollgate",
         &[
@@ -27,6 +42,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
             "tollgate-config",
             "tollgate-bus",
             "tollgate-telemetry",
+            "tollgate-health",
             "tollgate-router",
             "tollgate-ledger",
             "tollgate-ask",

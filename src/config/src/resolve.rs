@@ -8,7 +8,7 @@ mod teams;
 
 use std::collections::BTreeMap;
 
-use tollgate_policy::catalog::Catalog;
+use tollgate_policy::catalog::{Catalog, TypedTargets};
 use tollgate_policy::retry::Rules;
 use tollgate_protocol::subject::Subjects;
 
@@ -47,7 +47,9 @@ pub(crate) fn settings(
             continue;
         };
         aliases.insert(name.clone(), targets);
-        typed.insert(name, for_failures);
+        if for_failures != TypedTargets::default() {
+            typed.insert(name, for_failures);
+        }
     }
     let teams = teams::resolve(file, &offered, findings);
     Settings {

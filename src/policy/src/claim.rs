@@ -82,6 +82,19 @@ pub fn judge(hand: &Hand, last: Last) -> Verdict {
     }
 }
 
+/// Judges a message that is to be handed on without having been claimed; `run` is the entry that it knows. Then its
+/// record has not been written to, and may not be behind it.
+pub fn judge_unclaimed(hand: &Hand, run: Sequence, last: Last) -> Verdict {
+    match last {
+        Last::None if run == 0 => Verdict::Claim { expected: 0, history: None },
+        // What its sender described: this message is what follows.
+        Last::Ended { sequence, ended } if sequence == run && ended.digest == hand.digest => {
+            Verdict::Claim { expected: run, history: None }
+        }
+        last => judge(hand, last),
+    }
+}
+
 /// What asking the owner of an attempt gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Said {

@@ -114,7 +114,10 @@ fn try_again(class: Class, rule: Rule, situation: &Situation<'_>, rules: &Rules,
     }
     let is_up = |index: usize| situation.targets.get(index).is_some_and(|target| target.is_up);
     let left_ms = u64::try_from((situation.deadline - situation.now).num_milliseconds()).unwrap_or(0);
+    // The same key would be refused again.
+    let is_refused = rule.is_of_key && rule.tries_max.is_some();
     if open.contains(&situation.target)
+        && !is_refused
         && is_up(situation.target)
         && situation.budget
         && let Some(delay_ms) = quick_delay_ms(class, situation.tries_in_a_row(), chance)

@@ -33,7 +33,7 @@ impl Context {
             Ok(last) => last,
             Err(error) => return self.stays(&job, &error),
         };
-        let moved = match claim::judge(&hand, last) {
+        let moved = match claim::judge_unclaimed(&hand, job.run, last) {
             Verdict::Claim { expected, history } => {
                 self.move_on(&message, &job, expected, history.unwrap_or_else(|| job.history.clone())).await
             }

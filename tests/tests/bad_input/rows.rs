@@ -228,7 +228,7 @@ fn fields(rows: &mut Rows) {
     rows.field("an unknown fallback", "fallbacks", json!(["no-such-model"]), "unknown_model");
     rows.field("an unknown on_limit", "on_limit", json!("explode"), bad);
     rows.field("a cache", "cache", json!(true), "unsupported_feature");
-    rows.field("not_before", "not_before", json!("2999-01-01T00:00:00Z"), "unsupported_feature");
+    rows.field("not_before", "not_before", json!("2999-01-01T00:00:00Z"), "invalid_field");
     rows.field("a callback", "callback", json!("https://example.com/"), "unsupported_feature");
     rows.field("a highest cost", "max_cost_usd", json!("0.01"), "unsupported_feature");
 }

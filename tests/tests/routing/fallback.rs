@@ -42,16 +42,27 @@ async fn the_next_target_is_called_when_another_may_help() {
         "404" => Behaviour::error(404, "model_not_found", None),
         "503" => Behaviour::error(503, "overloaded", None),
         "quota" => Behaviour::error(429, "insufficient_quota", None),
+        "closed" => Behaviour::CloseBeforeResponse,
         // Longer than a message keeps its place: nobody waits while another target is there.
         "pause" => Behaviour::error(429, "rate_limit_exceeded", Some(3_600)),
-        "closed" => Behaviour::CloseBeforeResponse,
         _ => Behaviour::Answer,
     });
-    let tries = [("401", 1), ("404", 1), ("503", 3), ("quota", 1), ("pause", 1), ("closed", 3), ("fine", 0)];
+    // One after the other and with good answers between them: nothing here says that `sim` is down.
+    let tries = [
+        ("fine-1", 0),
+        ("401", 1),
+        ("404", 1),
+        ("503", 3),
+        ("fine-2", 0),
+        ("quota", 1),
+        ("fine-3", 0),
+        ("closed", 3),
+        ("fine-4", 0),
+        ("pause", 1),
+    ];
     let requests: Vec<_> = tries.iter().map(|(id, _)| request(id, "pair")).collect();
-    stage.client.publish_all(&requests).await;
-
     for ((id, failed), request) in tries.iter().zip(&requests) {
+        stage.client.publish(request).await;
         let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
         let mut expected = vec!["sim/m-1 failed"; *failed];
         expected.push(if *failed == 0 { "sim/m-1 succeeded" } else { "backup/b-1 succeeded" });
@@ -61,6 +72,12 @@ async fn the_next_target_is_called_when_another_may_help() {
         assert_eq!(response["requested_model"], "pair");
         assert_eq!(backup.calls_of(id).len(), usize::from(*failed > 0), "{id}");
     }
+    // `sim` asked for a pause: for as long as that is kept, it is passed over.
+    let after = request("after", "pair");
+    stage.client.publish(&after).await;
+    let response = stage.client.await_response(&after.identity, PATIENCE).await.value();
+    assert_eq!(route(&response), ["backup/b-1 succeeded"]);
+    let requests: Vec<_> = requests.into_iter().chain([after]).collect();
     // The model is written as each provider knows it, and the ledger has the price of the one that was paid.
     assert!(backup.calls().iter().all(|call| call.body["model"] == "b-1"));
     let expected: Vec<_> = requests.iter().map(Expected::answered).collect();
@@ -100,11 +117,17 @@ async fn a_request_may_name_its_own_fallbacks() {
     let response = stage.client.await_response(&with.identity, PATIENCE).await.value();
     assert_eq!(route(&response), ["sim/m-1 failed", "backup/b-1 succeeded"]);
 
-    // When the last of them fails, its failure is the request's.
+    // When all of them fail, it waits for better times until its deadline, and says what it waited for.
     backup.always(Behaviour::error(402, "no_credit", None));
-    let without = request("all-fail", "pair");
+    let without = request("all-fail", "pair").field("ttl_ms", 2_000);
     stage.client.publish(&without).await;
     let response = stage.client.await_response(&without.identity, PATIENCE).await.value();
-    assert_eq!(route(&response), ["sim/m-1 failed", "backup/b-1 failed"]);
-    assert_eq!(response["error"]["code"], "provider_out_of_credit");
+    assert_eq!(response["status"], "expired", "{response}");
+    assert_eq!(route(&response)[..2], ["sim/m-1 failed", "backup/b-1 failed"]);
+    let message = response["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("provider_out_of_credit") || message.contains("provider_unauthorized"),
+        "{message}"
+    );
+    assert!(response["timing"]["total_ms"].as_u64().unwrap() >= 2_000, "not before its deadline: {response}");
 }

@@ -47,7 +47,22 @@ async fn every_stream_has_its_settings_and_a_second_start_changes_nothing() {
     let usage = stream(&stage, "LLM_USAGE").await;
     assert_eq!(usage.max_age, Duration::from_secs(400 * 24 * 60 * 60));
 
-    let names = ["LLM_REQ", "LLM_RETRY", "LLM_RECORD", "LLM_USAGE", "LLM_EVENT", "LLM_DISPATCH_sim"];
+    let cancel = stream(&stage, "LLM_CANCEL").await;
+    assert_eq!((cancel.retention, cancel.max_messages_per_subject), (RetentionPolicy::WorkQueue, 1));
+    let dead = stream(&stage, "LLM_DEAD").await;
+    assert_eq!((dead.retention, dead.max_messages_per_subject), (RetentionPolicy::Limits, 1));
+    assert_eq!(dead.max_age, Duration::from_secs(30 * 24 * 60 * 60));
+
+    let names = [
+        "LLM_REQ",
+        "LLM_RETRY",
+        "LLM_RECORD",
+        "LLM_USAGE",
+        "LLM_EVENT",
+        "LLM_CANCEL",
+        "LLM_DEAD",
+        "LLM_DISPATCH_sim",
+    ];
     let mut before = Vec::new();
     for name in names {
         let config = stream(&stage, name).await;
@@ -57,7 +72,9 @@ async fn every_stream_has_its_settings_and_a_second_start_changes_nothing() {
     let mut found: Vec<String> =
         stage.client.jetstream().stream_names().try_collect::<Vec<_>>().await.unwrap();
     found.sort();
-    assert_eq!(found.len(), names.len(), "{found:?}");
+    // And the bucket of the targets' health.
+    assert_eq!(found.len(), names.len() + 1, "{found:?}");
+    assert!(found.contains(&"KV_llm_health".to_owned()), "{found:?}");
 
     // The lanes are durable consumers that never give a message up.
     let lanes = stage.client.consumers("LLM_REQ").await;

@@ -268,9 +268,27 @@ impl Work<'_> {
         self.context.health.may_call(&target.provider, &target.model, probe, now)
     }
 
-    /// The target is down, and nothing was claimed: another one, or a wait until one is up. Any number of copies may
-    /// do the same, as routers do; one of them will be able to claim.
+    /// The target is down: another one, or a wait until one is up. Nothing is claimed for that; any number of copies may
+    /// do the same, as routers do, and one of them will be able to claim. But the copy has to know what the record says
+    /// now, or nobody would believe it.
     async fn pass_by(&mut self) -> Option<Fate> {
+        let last = match self.context.bus.last_record(&self.job.identity, Patience::NORMAL).await {
+            Ok(last) => last,
+            Err(error) => return Some(self.rest(&error)),
+        };
+        match claim::judge_unclaimed(&self.hand, self.expected, last.clone()) {
+            Verdict::Claim { expected, history } => {
+                self.expected = expected;
+                if let Some(history) = history {
+                    self.history = history;
+                    // It may have died with the process that wrote the entry.
+                    if !self.repeat_last_usage().await {
+                        return Some(Fate::HandBack(REST));
+                    }
+                }
+            }
+            _ => return self.judge(last).await,
+        }
         let standings = self.standings();
         let candidates = self.job.candidates();
         let standing = |index: &usize| standings.get(*index);

@@ -18,6 +18,7 @@ fn the_example_states_the_defaults() {
     assert_eq!(settings.subjects, smallest.subjects);
     assert_eq!(settings.durability, smallest.durability);
     assert_eq!(settings.timing, smallest.timing);
+    assert_eq!(settings.retry, smallest.retry);
     assert_eq!(settings.queue, smallest.queue);
     assert_eq!(settings.retention, smallest.retention);
     assert_eq!(settings.shares, smallest.shares);

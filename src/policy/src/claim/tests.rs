@@ -96,6 +96,26 @@ fn every_row_of_the_table() {
 }
 
 #[test]
+fn what_was_handed_on_goes_on_and_what_the_record_has_passed_does_not() {
+    let check = |run, last: Last, expected: &str| {
+        let verdict = match judge_unclaimed(&hand(), run, last) {
+            Verdict::Claim { expected, history } => format!("from {expected}, history {}", history.is_some()),
+            Verdict::Copy => "copy".into(),
+            Verdict::HandOver { run, .. } => format!("hand over after {run}"),
+            verdict => format!("{verdict:?}"),
+        };
+        assert_eq!(verdict, expected);
+    };
+    check(0, Last::None, "from 0, history false");
+    check(41, ended(OTHER, b"mine", Next::Hold), "from 41, history false");
+    check(12, ended(OTHER, b"mine", Next::Hold), "copy");
+    // It was claimed and is to be tried again: what it knew itself is no longer right.
+    check(0, ended(MINE, b"mine", Next::Retry { delay_ms: 9 }), "from 41, history true");
+    check(0, ended(MINE, b"mine", Next::Hold), "hand over after 41");
+    check(0, started(OTHER, b"mine"), "copy");
+}
+
+#[test]
 fn another_body_under_the_same_identity_never_runs() {
     for from in [MINE, OTHER] {
         check(answered(from, b"theirs"), "conflict");
