@@ -16,3 +16,4 @@ mod operation;
 mod routing;
 mod stage;
 mod topology;
+mod waiting;

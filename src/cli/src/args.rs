@@ -132,7 +132,10 @@ pub(crate) struct Run {
 
 /// `tollgate simulator`.
 #[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Simulator {
+    #[command(subcommand)]
+    pub(crate) command: Option<SimulatorCommand>,
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8089")]
     pub(crate) listen: String,
@@ -154,6 +157,12 @@ pub(crate) struct Simulator {
     /// Let callers from other machines use the control paths (/__sim/...) too
     #[arg(long)]
     pub(crate) open_control: bool,
+}
+
+/// What can be done with the simulators of a running broker.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum SimulatorCommand {
+    Outage(client::OutageArgs),
 }
 
 /// `tollgate ledger`.

@@ -5,17 +5,21 @@
 
 mod ask;
 mod batch;
+mod cancel;
 mod collect;
 mod completions;
 mod config;
 mod connect;
+mod dlq;
 mod doctor;
 mod duration;
 #[cfg(test)]
 mod end_to_end;
 mod files;
 mod gather;
+mod outage;
 mod plan;
+mod provider;
 mod results;
 mod send;
 mod show;
@@ -25,6 +29,10 @@ mod submit;
 mod summary;
 mod usage;
 mod wait;
+mod watch;
+mod whereabouts;
+
+pub(crate) use outage::{OutageArgs, run as outage};
 
 use std::process::ExitCode;
 
@@ -45,6 +53,10 @@ pub(crate) enum Command {
     Wait(wait::WaitArgs),
     Ask(Box<ask::AskArgs>),
     Show(show::ShowArgs),
+    Watch(watch::WatchArgs),
+    Cancel(cancel::CancelArgs),
+    Dlq(dlq::DlqArgs),
+    Provider(provider::ProviderArgs),
     Usage(usage::UsageArgs),
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
@@ -61,6 +73,10 @@ pub(crate) async fn run(command: Command, global: &Global) -> Result<ExitCode, F
         Command::Wait(args) => Box::pin(wait::run(args, global, &output)).await,
         Command::Ask(args) => Box::pin(ask::run(*args, global, &output)).await,
         Command::Show(args) => Box::pin(show::run(args, global, &output)).await,
+        Command::Watch(args) => Box::pin(watch::run(args, global, &output)).await,
+        Command::Cancel(args) => Box::pin(cancel::run(args, global, &output)).await,
+        Command::Dlq(args) => Box::pin(dlq::run(args, global, &output)).await,
+        Command::Provider(args) => Box::pin(provider::run(args, global, &output)).await,
         Command::Usage(args) => Box::pin(usage::run(args, global, &output)).await,
         Command::Status(args) => Box::pin(status::run(args, global, &output)).await,
         Command::Doctor(args) => Box::pin(doctor::run(args, global, &output)).await,

@@ -61,7 +61,12 @@ async fn run(command: Command, global: &Global) -> Result<ExitCode, Failure> {
     match command {
         Command::Up(up) => serve::up(&up, global).await?,
         Command::Run(run) => serve::run(&run, global).await?,
-        Command::Simulator(simulator) => serve::simulator(&simulator, global).await?,
+        Command::Simulator(simulator) => match simulator.command {
+            Some(args::SimulatorCommand::Outage(outage)) => {
+                return client::outage(outage, global, &output::Output::new(global.json)).await;
+            }
+            None => serve::simulator(&simulator, global).await?,
+        },
         Command::Ledger(ledger) => serve::ledger(&ledger.command, global).await?,
         Command::Client(command) => return client::run(command, global).await,
     }

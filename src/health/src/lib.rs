@@ -20,8 +20,8 @@ use tollgate_protocol::{Digest, ErrorCode, Sequence, Timestamp};
 
 use tollgate_bus::{Bus, topology};
 
-/// Tries of one change: others may be faster each time.
-const TRIES_MAX: usize = 5;
+/// Tries of one change: other processes may be faster each time.
+const TRIES_MAX: usize = 20;
 /// How long the bucket may take to answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// How soon a watch that broke is begun again.
@@ -40,6 +40,8 @@ pub struct Health {
     bus: Bus,
     known: Arc<RwLock<Known>>,
     changes: Arc<watch::Sender<u64>>,
+    /// One change at a time: those of this process need not race each other.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What changing a document came to.
@@ -55,7 +57,12 @@ enum Changed {
 impl Health {
     /// Nothing is known before [`Health::run`] has read the bucket.
     pub fn new(bus: &Bus) -> Self {
-        Self { bus: bus.clone(), known: Arc::default(), changes: Arc::new(watch::Sender::new(0)) }
+        Self {
+            bus: bus.clone(),
+            known: Arc::default(),
+            changes: Arc::new(watch::Sender::new(0)),
+            turn: Arc::default(),
+        }
     }
 
     /// Follows the bucket until `stop`.
@@ -92,6 +99,19 @@ impl Health {
                 Operation::Delete | Operation::Purge => {}
             }
         }
+    }
+
+    /// Reads the bucket once, for who does not follow it.
+    pub async fn load(&self) -> Result<(), String> {
+        let store = store(&self.bus).await?;
+        let mut keys = store.keys().await.map_err(|error| error.to_string())?;
+        while let Some(key) = keys.next().await {
+            let key = key.map_err(|error| error.to_string())?;
+            if let Some(entry) = store.entry(&key).await.map_err(|error| error.to_string())? {
+                self.note(&key, &entry.value, entry.revision);
+            }
+        }
+        Ok(())
     }
 
     fn note(&self, key: &str, value: &[u8], revision: Sequence) {
@@ -188,6 +208,11 @@ impl Health {
         permit.filter(|_| matches!(changed, Changed::Written))
     }
 
+    /// A permit was not used.
+    pub async fn give_back(&self, target: &Target, probe: Probe, now: Timestamp) {
+        self.change_target(&target.provider, &target.model, now, |health| health.give_back(probe)).await;
+    }
+
     /// A permitted call has ended.
     pub async fn probed(&self, target: &Target, probe: Probe, ended: Ended) {
         let Ended { is_answered, code, now, chance, max_in_flight } = ended;
@@ -258,6 +283,7 @@ impl Health {
     ) -> Changed {
         let key = target_key(provider, model);
         let id = (provider.to_owned(), model.to_owned());
+        let _turn = self.turn.lock().await;
         for _ in 0..TRIES_MAX {
             let known = self.known.read().unwrap_or_else(PoisonError::into_inner).targets.get(&id).cloned();
             let (health, revision) =
@@ -281,6 +307,7 @@ impl Health {
         mut change: impl FnMut(&ProviderHealth) -> Option<ProviderHealth>,
     ) -> Changed {
         let key = format!("provider.{provider}");
+        let _turn = self.turn.lock().await;
         for _ in 0..TRIES_MAX {
             let known =
                 self.known.read().unwrap_or_else(PoisonError::into_inner).providers.get(provider).cloned();

@@ -155,8 +155,10 @@ impl TargetHealth {
             {
                 (stage, allowed, granted, succeeded, trips, stage_since)
             }
-            // Its permits were lost with whoever had them.
-            Breaker::HalfOpen { stage, trips, .. } => (next_stage(stage, now), 1, 0, 0, trips, now),
+            // Its permits were lost with whoever had them. What was answered shows how much can be asked for.
+            Breaker::HalfOpen { stage, succeeded, trips, .. } => {
+                (next_stage(stage, now), succeeded.max(1), 0, 0, trips, now)
+            }
             Breaker::Open { trips, .. } => (next_stage(0, now), 1, 0, 0, trips, now),
             Breaker::Closed => return None,
         };
@@ -208,6 +210,19 @@ impl TargetHealth {
         };
         let since = if breaker == Breaker::Closed { now } else { self.since };
         Some(Self { breaker, since, ..self.clone() })
+    }
+
+    /// A permit was not used: somebody else may have it. `None`: its stage is over.
+    pub fn give_back(&self, probe: Probe) -> Option<Self> {
+        let Breaker::HalfOpen { stage, allowed, granted, succeeded, trips, stage_since } = self.breaker
+        else {
+            return None;
+        };
+        (stage == probe.stage && granted > succeeded).then(|| {
+            let granted = granted - 1;
+            let breaker = Breaker::HalfOpen { stage, allowed, granted, succeeded, trips, stage_since };
+            Self { breaker, ..self.clone() }
+        })
     }
 
     /// Too many calls failed. `None`: that is known already.

@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod catalog;
 pub mod claim;
+pub mod dead;
 pub mod estimate;
 pub mod failure;
 pub mod health;

@@ -13,7 +13,7 @@ use tollgate_bus::pull::Held;
 use tollgate_bus::topology;
 use tollgate_policy::answer::End;
 use tollgate_policy::claim::Stop;
-use tollgate_policy::health::Availability;
+use tollgate_policy::health::{Availability, Probe};
 use tollgate_policy::order::Queue;
 use tollgate_policy::route::Route;
 use tollgate_protocol::job::Job;
@@ -192,7 +192,12 @@ impl Desk {
         let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
         self.tasks.spawn(async move {
             let Released { message, probe } = released;
-            let Some((message, mut job)) = context.due(message).await else { return };
+            let Some((message, mut job)) = context.due(message).await else {
+                if let Some((target, stage)) = probe {
+                    context.health.give_back(&target, Probe { stage }, tollgate_bus::now()).await;
+                }
+                return;
+            };
             let probed = probe.and_then(|(target, stage)| {
                 let index = job.targets.iter().position(|known| *known == target)?;
                 Some((index, stage))

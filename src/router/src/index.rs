@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate_bus::presence::Presence;
 use tollgate_policy::claim::Stop;
-use tollgate_policy::health::Availability;
+use tollgate_policy::health::{Availability, Probe};
 use tollgate_policy::index::{Entry, caretaker, request_hash};
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::record::Source;
@@ -227,14 +227,24 @@ impl Index {
                         probe = Some((target, granted.stage));
                     }
                 }
-                let Some((entry, team)) = place.release(set) else { break };
+                let Some((entry, team)) = place.release(set) else {
+                    if let Some((target, stage)) = probe {
+                        self.context.health.give_back(&target, Probe { stage }, now).await;
+                    }
+                    break;
+                };
                 let source = Source { stream: place.stream.clone(), sequence: entry.sequence };
                 let held = Some((set, team, targets.clone()));
                 self.out.insert(source.clone(), Out { filter: filter.clone(), entry, held });
                 *self.released.entry(set).or_default() += 1;
                 let (context, desk) = (Arc::clone(&self.context), self.desk.clone());
                 self.tasks.spawn(async move {
-                    let Some(message) = context.find(source).await else { return };
+                    let Some(message) = context.find(source).await else {
+                        if let Some((target, stage)) = probe {
+                            context.health.give_back(&target, Probe { stage }, tollgate_bus::now()).await;
+                        }
+                        return;
+                    };
                     // The desk outlives its index; if it does not, the message is found again.
                     let _ = desk.send(Released { message, probe }).await;
                 });

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tollgate_health::Ended;
 use tollgate_policy::failure::{Class, Health};
-use tollgate_policy::health::{Outcome, Probe, Window};
+use tollgate_policy::health::{Outcome, Window};
 use tollgate_policy::keys::KeyRing;
 use tollgate_policy::retry::{self, Rules};
 use tollgate_policy::retry_budget::RetryBudget;
@@ -88,12 +88,11 @@ impl Shop {
 
 impl Work<'_> {
     /// Notes what a call says about its target, and whether its failure is held against the request.
-    pub(super) async fn note_health(&self, attempt: &mut Attempt, seen: Seen) {
+    pub(super) async fn note_health(&mut self, attempt: &mut Attempt, seen: Seen) {
         let now = tollgate_bus::now();
         let (provider, model) = (attempt.provider.as_str(), attempt.model.as_str());
         let observed = &self.shop.observed;
         let health = &self.context.health;
-        let probe = self.job.probe.map(|stage| Probe { stage });
         let (is_alive, class) = match seen {
             Seen::Nothing => return,
             Seen::Answer => (true, None),
@@ -114,7 +113,7 @@ impl Work<'_> {
         let outcome = if is_alive { Outcome::Success } else { Outcome::Failure };
         let trips = observed.note(model, outcome, now);
         let code = class.map(Class::code);
-        if let Some(probe) = probe {
+        if let Some(probe) = self.permit.take() {
             let target = Target { provider: provider.to_owned(), model: model.to_owned() };
             let ended = Ended {
                 is_answered: is_alive,

@@ -56,6 +56,8 @@ pub(super) struct Work<'a> {
     pub(super) history: Vec<Attempt>,
     /// Whether the request becomes a dead letter when it ends.
     pub(super) dead: Option<Dead>,
+    /// The permit that came with the message, until a call has used it.
+    pub(super) permit: Option<Probe>,
 }
 
 /// Works on one message until its fate is known.
@@ -84,6 +86,7 @@ pub(super) async fn work(context: &Context, shop: &Shop, mut message: Held) {
         expected: job.run,
         history: job.history.clone(),
         dead: None,
+        permit: job.probe.map(|stage| Probe { stage }),
         job,
     };
     let fate = loop {
@@ -94,6 +97,9 @@ pub(super) async fn work(context: &Context, shop: &Shop, mut message: Held) {
             break fate;
         }
     };
+    if let (Some(permit), Some(target)) = (work.permit, work.job.current_target()) {
+        context.health.give_back(target, permit, tollgate_bus::now()).await;
+    }
     tollgate_bus::point("worker.done");
     match fate {
         Fate::Ack => message.ack().await,
@@ -264,8 +270,7 @@ impl Work<'_> {
             self.context.health.throttle(&self.shop.name, until, now).await;
             return false;
         }
-        let probe = self.job.probe.map(|stage| Probe { stage });
-        self.context.health.may_call(&target.provider, &target.model, probe, now)
+        self.context.health.may_call(&target.provider, &target.model, self.permit, now)
     }
 
     /// The target is down: another one, or a wait until one is up. Nothing is claimed for that; any number of copies may

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Value, json};
-use tollgate_bus::HeaderView;
+use tollgate_bus::{Bus, HeaderView};
 use tollgate_protocol::header::{self, Headers};
 use tollgate_protocol::record::{Ended, Entry, Next, Started};
 use tollgate_protocol::response::Response;
@@ -12,7 +12,7 @@ use tollgate_protocol::{Encoding, Identity, RequestId, Team};
 
 use super::connect::{self, At};
 use super::stored::{self, Stored};
-use super::{batch, duration, plan};
+use super::{batch, duration, plan, whereabouts};
 use crate::args::Global;
 use crate::failure::Failure;
 use crate::output::{Output, Table};
@@ -80,6 +80,22 @@ pub(crate) async fn run(args: ShowArgs, global: &Global, output: &Output) -> Res
         .filter(|message| !message.subject.starts_with(&response_prefix))
         .filter(|message| !answers.iter().any(|answer| same_request(answer, message)))
         .collect();
+    if answers.is_empty()
+        && open.is_empty()
+        && let [pattern] = &patterns[..]
+        && let Some(identity) = Identity::from_tokens(pattern)
+        && let Some(found) = whereabouts::find(&bus, &identity).await?
+    {
+        if output.json {
+            output.json(&json!({"request": pattern, "answered": false, "where": found.json}));
+        } else {
+            let mut table = Table::new(&["", ""]);
+            table.row(["request", pattern]);
+            table.row(["status", &found.text]);
+            output.table(&table);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     if answers.is_empty() && open.is_empty() {
         return Err(Failure::failed(format!(
             "nothing is stored for {}. It waits in the queue and was never tried, or was answered longer ago than \
@@ -92,7 +108,7 @@ pub(crate) async fn run(args: ShowArgs, global: &Global, output: &Output) -> Res
         show_response(message, output)?;
     }
     for message in open {
-        show_entry(message, output)?;
+        show_entry(&bus, message, output).await?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -154,7 +170,7 @@ fn response_table(response: &Response) -> Table {
     table
 }
 
-fn attempts_table(attempts: &[tollgate_protocol::response::Attempt]) -> Table {
+pub(crate) fn attempts_table(attempts: &[tollgate_protocol::response::Attempt]) -> Table {
     let mut table = Table::new(&[">attempt", "provider", "model", "started", ">took", "outcome", ">cost"]);
     for attempt in attempts {
         let outcome = format!("{:?}", attempt.outcome).to_lowercase();
@@ -171,13 +187,24 @@ fn attempts_table(attempts: &[tollgate_protocol::response::Attempt]) -> Table {
     table
 }
 
-fn show_entry(message: &Stored, output: &Output) -> Result<(), Failure> {
+async fn show_entry(bus: &Bus, message: &Stored, output: &Output) -> Result<(), Failure> {
     let entry: Entry = serde_json::from_slice(&message.payload)
         .map_err(|error| Failure::failed(format!("{} cannot be read: {error}", message.subject)))?;
     let identity = message.subject.splitn(3, '.').nth(2).unwrap_or_default();
+    let known = Identity::from_tokens(identity);
+    let (found, events) = match (&known, &entry) {
+        (Some(known), Entry::Ended(_)) => {
+            (whereabouts::find(bus, known).await?, whereabouts::events(bus, known).await?)
+        }
+        (Some(known), Entry::Started(_)) => (None, whereabouts::events(bus, known).await?),
+        (None, _) => (None, Vec::new()),
+    };
     if output.json {
         let entry = serde_json::to_value(&entry).unwrap_or(Value::Null);
-        output.json(&json!({"request": identity, "answered": false, "record": entry}));
+        let place = found.map(|found| found.json);
+        output.json(
+            &json!({"request": identity, "answered": false, "record": entry, "where": place, "events": events}),
+        );
         return Ok(());
     }
     let (lines, history) = match &entry {
@@ -189,10 +216,22 @@ fn show_entry(message: &Stored, output: &Output) -> Result<(), Failure> {
     for (name, text) in lines {
         table.row([name, &text]);
     }
+    if let Some(found) = &found {
+        table.row(["now", &found.text]);
+    }
     output.table(&table);
     if !history.is_empty() {
         output.line("");
         output.table(&attempts_table(history));
+    }
+    if !events.is_empty() {
+        let mut table = Table::new(&["time", "event", "what"]);
+        for event in &events {
+            let text = |name: &str| event[name].as_str().unwrap_or_default();
+            table.row([text("time"), text("kind"), text("message")]);
+        }
+        output.line("");
+        output.table(&table);
     }
     Ok(())
 }

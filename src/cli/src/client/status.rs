@@ -13,7 +13,7 @@ use crate::args::Global;
 use crate::failure::Failure;
 use crate::output::{Output, Table};
 
-pub(crate) use look::look;
+pub(crate) use look::{dispatch_streams, look};
 
 /// Show what waits, what runs and who works
 #[derive(Clone, Debug, Args)]

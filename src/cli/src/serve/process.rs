@@ -94,7 +94,7 @@ async fn run_with(
     };
     tracker.spawn(watch_connection(bus.clone(), health.clone(), late.clone()));
     if names.contains(&Role::Worker) {
-        simulators::start(&mut settings, tracker, late).await?;
+        simulators::start(&mut settings, &bus, tracker, late).await?;
     }
 
     let mut running = start(&names, bus, &settings, data, health);

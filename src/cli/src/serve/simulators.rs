@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tollgate_bus::Bus;
 use tollgate_config::{ProviderKind, Settings, SimulatorSettings};
 use tollgate_workers::simulator::{self, Control, Failures, Simulator};
 
@@ -18,9 +21,68 @@ use crate::serve::{process, ready, signals::Signals};
 /// settings: the workers reach it as they reach any provider.
 pub(super) async fn start(
     settings: &mut Settings,
+    bus: &Bus,
     tracker: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
+    let running = start_all(settings, tracker, stop).await?;
+    if !running.is_empty() {
+        let (bus, stop) = (bus.clone(), stop.clone());
+        tracker.spawn(async move { control(&bus, &running, &stop).await });
+    }
+    Ok(())
+}
+
+/// What may be asked of the simulators of this process.
+#[derive(Deserialize)]
+struct Outage {
+    seconds: f64,
+    status: u16,
+    /// One of them; all, if absent.
+    provider: Option<String>,
+}
+
+/// Answers `llm.ctl.simulator.outage`.
+async fn control(bus: &Bus, running: &[(String, Simulator)], stop: &CancellationToken) {
+    let subject = bus.subjects().control("simulator", "outage");
+    let Ok(mut asked) = bus.client().subscribe(subject.clone()).await else {
+        return tracing::warn!(subject, "the simulators cannot be controlled");
+    };
+    loop {
+        let message = tokio::select! {
+            () = stop.cancelled() => return,
+            message = asked.next() => message,
+        };
+        let Some(message) = message else { return };
+        let Some(inbox) = message.reply else { continue };
+        let reply = match begin(&message.payload, running) {
+            Ok(names) => serde_json::json!({"providers": names}),
+            Err(error) => serde_json::json!({"error": error}),
+        };
+        if let Err(error) = bus.client().publish(inbox, reply.to_string().into()).await {
+            tracing::debug!(%error, "the answer about an outage was not sent");
+        }
+    }
+}
+
+fn begin(payload: &[u8], running: &[(String, Simulator)]) -> Result<Vec<String>, String> {
+    let outage: Outage = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+    let lasts = Duration::try_from_secs_f64(outage.seconds).map_err(|error| error.to_string())?;
+    let is_meant = |name: &str| outage.provider.as_deref().is_none_or(|wanted| wanted == name);
+    let mut names = Vec::new();
+    for (name, simulator) in running.iter().filter(|(name, _)| is_meant(name)) {
+        simulator.outage(lasts, outage.status).map_err(|error| error.to_string())?;
+        names.push(name.clone());
+    }
+    if names.is_empty() { Err("no such provider is a simulator here".to_owned()) } else { Ok(names) }
+}
+
+async fn start_all(
+    settings: &mut Settings,
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Vec<(String, Simulator)>, Failure> {
+    let mut running = Vec::new();
     for (name, provider) in &mut settings.providers {
         let ProviderKind::Simulator(behaviour) = &provider.kind else { continue };
         let models = provider.models.keys().cloned().collect();
@@ -28,6 +90,7 @@ pub(super) async fn start(
             .map_err(|error| Failure::usage(format!("providers.{name}: {error}")))?;
         let listener = process::listen("127.0.0.1:0").await?;
         provider.base_url = Some(base_url(&listener)?);
+        running.push((name.clone(), simulator.clone()));
         let (name, stop) = (name.clone(), stop.clone());
         tracker.spawn(async move {
             if let Err(error) = simulator.serve(listener, stop).await {
@@ -35,7 +98,7 @@ pub(super) async fn start(
             }
         });
     }
-    Ok(())
+    Ok(running)
 }
 
 /// `tollgate simulator`.
@@ -103,7 +166,7 @@ mod tests {
     async fn every_simulator_gets_an_address() {
         let mut settings = tollgate_config::zero(&tollgate_config::EmptyEnvironment);
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        start(&mut settings, &tracker, &stop).await.expect("they start");
+        start_all(&mut settings, &tracker, &stop).await.expect("they start");
         let url = settings.providers["sim"].base_url.clone().expect("an address");
         assert!(url.starts_with("http://127.0.0.1:") && url.ends_with("/v1"), "{url}");
         stop.cancel();

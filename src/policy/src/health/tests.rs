@@ -65,6 +65,16 @@ fn permits_of_the_dead_are_given_out_again() {
 }
 
 #[test]
+fn a_permit_that_is_not_used_is_given_to_somebody_else() {
+    let (target, probe) = open_at(0).grant(at(2_000)).unwrap();
+    let target = target.give_back(probe).unwrap();
+    assert!(target.give_back(probe).is_none(), "once");
+    let (target, again) = target.grant(at(2_001)).unwrap();
+    assert_eq!(again, probe, "of the same stage");
+    assert!(target.grant(at(2_002)).is_none());
+}
+
+#[test]
 fn pauses_are_of_the_whole_provider_and_never_shorter() {
     let provider = ProviderHealth::default().throttle(at(500)).unwrap();
     assert!(provider.throttle(at(400)).is_none());

@@ -24,6 +24,10 @@ fn emit_everything() {
     for next in [Next::Retry, Next::Fallback, Next::Park, Next::Hold] {
         count_handover(next);
     }
+    set_held(1);
+    set_indexed(1);
+    count_cancellation("done");
+    count_dead_letter("poison");
     count_bounce("sim");
     count_duplicate();
     count_drained_acknowledgement();

@@ -187,7 +187,7 @@ async fn answer(bus: &Bus, team: &str, payload: &[u8], released: bool) {
     };
     let identity: Identity = response.identity();
     let from = Source { stream: "LLM_REQ".into(), sequence: 1 };
-    let answered = Answered { digest: Digest::of(payload), status, attempt: 1, from };
+    let answered = Answered { digest: Digest::of(payload), status, attempt: 1, from, dead: None };
     let facts = answered.to_headers();
     let write = Write {
         identity: &identity,

@@ -87,22 +87,26 @@ async fn waiting(bus: &Bus, requests: &Stream) -> Waiting {
     waiting
 }
 
-async fn dispatch(bus: &Bus) -> Result<Vec<Dispatch>, Failure> {
-    let prefix = bus.subjects().dispatch_stream("");
+/// Each provider that has a stream, and its name.
+pub(crate) async fn dispatch_streams(bus: &Bus) -> Result<Vec<(String, String)>, Failure> {
     let names: Vec<String> = bus
         .jetstream()
         .stream_names()
         .try_collect()
         .await
         .map_err(|error| Failure::failed(format!("the server does not list its streams: {error}")))?;
+    let of = |name: String| Some((bus.subjects().parse_dispatch_stream(&name)?.to_owned(), name));
+    Ok(names.into_iter().filter_map(of).collect())
+}
+
+async fn dispatch(bus: &Bus) -> Result<Vec<Dispatch>, Failure> {
     let mut dispatch = Vec::new();
-    for name in names {
-        let Some(provider) = name.strip_prefix(&prefix) else { continue };
+    for (provider, name) in dispatch_streams(bus).await? {
         let Ok(stream) = bus.jetstream().get_stream(&name).await else { continue };
         let workers = consumers(&stream).await;
         let in_flight = workers.iter().map(|worker| worker.num_ack_pending as u64).sum();
         dispatch.push(Dispatch {
-            provider: provider.to_owned(),
+            provider,
             waiting: stream.cached_info().state.messages.saturating_sub(in_flight),
             in_flight,
             max_in_flight: workers.iter().map(|worker| worker.config.max_ack_pending).max(),

@@ -29,6 +29,7 @@ fn response(status: Status, body: Option<&str>, error: Option<Problem>) -> Respo
             usage: TokenUsage::default(),
             price_version: String::new(),
             estimated: false,
+            excused: false,
             served_model: None,
         }],
         timing: Timing { accepted_at: at, queued_ms: 5, provider_ms: 12, total_ms: 18 },

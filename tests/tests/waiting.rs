@@ -1,0 +1,6 @@
+//! Every wait has an end: through an outage, until a time, until a deadline, until its client takes it back.
+
+mod cancel;
+mod deadline;
+mod outage;
+mod throttled;

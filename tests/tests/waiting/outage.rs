@@ -1,0 +1,202 @@
+//! An outage of all targets: nothing fails, nothing else waits behind it, and everything is answered after it.
+
+use std::time::{Duration, Instant};
+
+use tollgate_tests::check::{Evidence, Expected, settled};
+use tollgate_tests::client::Client;
+use tollgate_tests::config::Config;
+use tollgate_tests::provider::Provider;
+use tollgate_tests::request::{Identity, Request};
+use tollgate_tests::roles::Role;
+use tollgate_tests::wait::eventually;
+
+use crate::stage::{PATIENCE, PRICE, Stage, TARGET, config, scale};
+
+const TEAMS: [&str; 2] = ["red", "blue"];
+
+fn request(group: &str, n: usize, model: &str) -> Request {
+    let identity = Identity::new(TEAMS[n % 2], group, &format!("{group}-{n}"));
+    Request::chat(&identity, model, &format!("{group}-{n}"))
+}
+
+async fn held(client: &Client) -> usize {
+    let stored = client.read_stream("LLM_RETRY").await;
+    stored.iter().filter(|message| message.subject.starts_with("llm.retry.hold.")).count()
+}
+
+/// `small` is at `sim` only, `other` at a second provider.
+fn with_other(config: Config, other: &Provider) -> Config {
+    config.provider("other", &other.base_url(), 16, &[("o-1", PRICE)]).model("other", &["other/o-1"])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_fails_nothing_and_holds_nobody_else_up() {
+    let other = Provider::start().await;
+    let mut stage = Stage::with(&[Role::Ledger, Role::Worker, Role::Router, Role::Router], |provider| {
+        with_other(config(provider, 16, &TEAMS), &other)
+    })
+    .await;
+    let mut lives = Vec::new();
+    for team in TEAMS {
+        lives.push(stage.client.watch(team).await);
+    }
+    stage.provider.stop().await;
+    let count = scale(200, 1_000);
+    let waiting: Vec<_> = (0..count).map(|n| request("waiting", n, "small")).collect();
+    stage.client.publish_all(&waiting).await;
+    eventually(PATIENCE, "the requests to be held", async || {
+        let held = held(&stage.client).await;
+        // Some are probes, or on their way.
+        if held >= count / 2 { Ok(()) } else { Err(held) }
+    })
+    .await;
+    // Whoever wants another provider passes by.
+    let passing: Vec<_> = (0..100).map(|n| request("passing", n, "other")).collect();
+    stage.client.publish_all(&passing).await;
+    for request in &passing {
+        let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+        assert_eq!(response["status"], "succeeded", "{response}");
+    }
+    for request in &waiting {
+        assert!(stage.client.response(&request.identity).await.is_none(), "{} is answered", request.identity);
+    }
+    let kinds = |events: &[tollgate_tests::client::Stored]| {
+        let of =
+            |kind: &str| events.iter().filter(|event| event.subject == format!("llm.event._.{kind}")).count();
+        (of("provider_down"), of("provider_up"))
+    };
+    let events = stage.client.read_stream("LLM_EVENT").await;
+    assert_eq!(kinds(&events), (1, 0), "one outage, told once");
+    let down = events.iter().find(|event| event.subject == "llm.event._.provider_down").unwrap().value();
+    assert_eq!((&down["provider"], &down["model"]), (&"sim".into(), &"m-1".into()));
+    assert_eq!(down["code"], "provider_unavailable");
+
+    stage.provider.restart().await;
+    for request in &waiting {
+        let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+        assert_eq!(response["status"], "succeeded", "{response}");
+    }
+    stage.idle().await;
+    assert!(stage.provider.peak() <= 16, "{} calls at once", stage.provider.peak());
+    let events = stage.client.read_stream("LLM_EVENT").await;
+    assert_eq!(kinds(&events), (1, 1), "and it is up again");
+    let expected: Vec<_> = waiting.iter().chain(&passing).map(Expected::answered).collect();
+    let lives: Vec<_> = lives.iter().collect();
+    settled(PATIENCE, async || {
+        let prices = [(TARGET, PRICE), ("other/o-1", PRICE)];
+        Evidence::gather(&stage.client, &expected, &prices, &lives, &[&stage.provider, &other]).await
+    })
+    .await
+    .assert_clean();
+}
+
+/// The first calls after an outage come one, two, four at a time: each stage only after the last was answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_comes_back_is_given_work_step_by_step() {
+    let mut stage = Stage::up(|provider| config(provider, 64, &TEAMS)).await;
+    stage.provider.stop().await;
+    let requests: Vec<_> = (0..200).map(|n| request("ramp", n, "small")).collect();
+    stage.client.publish_all(&requests).await;
+    eventually(PATIENCE, "the requests to be held", async || {
+        let held = held(&stage.client).await;
+        if held >= 190 { Ok(()) } else { Err(held) }
+    })
+    .await;
+    // Long enough that calls of one stage are all under way together.
+    stage.provider.latency(Duration::from_millis(300));
+    stage.provider.restart().await;
+    for request in &requests {
+        stage.client.await_response(&request.identity, PATIENCE).await;
+    }
+    let calls = stage.provider.calls();
+    let mut under_way = Vec::new();
+    for (index, call) in calls.iter().enumerate() {
+        let others =
+            calls[..index].iter().filter(|earlier| earlier.ended.is_none_or(|end| end > call.arrived));
+        under_way.push(others.count() + 1);
+    }
+    assert_eq!(under_way[0], 1, "{under_way:?}");
+    // One, two, four, eight, sixteen, thirty-two; then it is closed.
+    for (first, most) in [(1, 2), (3, 4), (7, 8), (15, 16), (31, 32)] {
+        let seen = under_way[first..first + most].iter().max().unwrap();
+        assert!(*seen <= most, "{seen} at once where {most} were allowed: {under_way:?}");
+    }
+}
+
+/// What was dispatched before the outage, or is delivered to a worker during it, waits as well: a worker keeps no place
+/// for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_provider_is_not_called_and_goes_on_when_it_is_resumed() {
+    let stage = Stage::up(|provider| config(provider, 4, &TEAMS)).await;
+    let run = |arguments: &[&str]| {
+        let url = stage.nats.url();
+        let arguments: Vec<&str> = arguments.iter().copied().chain(["--server", url.as_str()]).collect();
+        let output = stage.broker.command(&arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    run(&["provider", "pause", "sim"]);
+    let requests: Vec<_> = (0..20).map(|n| request("paused", n, "small")).collect();
+    stage.client.publish_all(&requests).await;
+    eventually(PATIENCE, "twenty held requests", async || match held(&stage.client).await {
+        20 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    assert_eq!(stage.provider.total(), 0);
+    let list: serde_json::Value = serde_json::from_str(&run(&["provider", "list", "--json"])).unwrap();
+    assert_eq!(list["providers"][0]["provider"], "sim");
+    assert!(list["providers"][0]["paused_since"].is_string(), "{list}");
+    run(&["provider", "resume", "sim"]);
+    for request in &requests {
+        let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+        assert_eq!(response["status"], "succeeded", "{response}");
+    }
+    assert_eq!(stage.provider.total(), 20);
+}
+
+/// A provider that is taken out of the configuration strands nothing: its requests go to another target of their model,
+/// or end with a clear word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_is_taken_out_strands_nothing() {
+    let other = Provider::start().await;
+    let short = |config: Config| config.timing(Duration::from_secs(2), Duration::from_secs(1));
+    let mut stage = Stage::with(&[Role::Router], |provider| {
+        short(with_other(config(provider, 8, &TEAMS), &other)).model("pair", &[TARGET, "other/o-1"])
+    })
+    .await;
+    // No worker yet: they lie in the stream of `sim`.
+    let both: Vec<_> = (0..4).map(|n| request("both", n, "pair")).collect();
+    let only: Vec<_> = (0..4).map(|n| request("only", n, "small")).collect();
+    let all: Vec<_> = both.iter().chain(&only).cloned().collect();
+    stage.client.publish_all(&all).await;
+    eventually(PATIENCE, "eight requests at sim", async || {
+        match stage.client.message_count("LLM_DISPATCH_sim").await {
+            8 => Ok(()),
+            count => Err(count),
+        }
+    })
+    .await;
+    let without = Config::new().provider("other", &other.base_url(), 16, &[("o-1", PRICE)]);
+    let without = TEAMS.iter().fold(without.model("other", &["other/o-1"]), |config, team| config.team(team));
+    stage.broker.configure(&short(without).model("pair", &["other/o-1"]));
+    stage.running[0].term();
+    stage.running[0].process().ended(PATIENCE).await;
+    stage.running.clear();
+    let begun = Instant::now();
+    for role in [Role::Router, Role::Worker] {
+        stage.start(role).await;
+    }
+    for request in &both {
+        let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+        assert_eq!((&response["status"], &response["provider"]), (&"succeeded".into(), &"other".into()));
+    }
+    for request in &only {
+        let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+        let error = &response["error"]["code"];
+        assert_eq!((&response["status"], error), (&"failed".into(), &"unknown_model".into()), "{response}");
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(5), "others may still know the provider");
+    stage.idle().await;
+    assert_eq!(stage.provider.total(), 0);
+}
