@@ -100,9 +100,13 @@ impl Bus {
         stop: CancellationToken,
     ) {
         let mut pause = Duration::from_millis(50);
+        let mut is_set = false;
         while !stop.is_cancelled() {
-            let consumer = match self.consumer(&from).await {
-                Ok(consumer) => consumer,
+            let consumer = match self.consumer(&from, is_set).await {
+                Ok(consumer) => {
+                    is_set = true;
+                    consumer
+                }
                 Err(error) => {
                     tracing::warn!(stream = from.stream, error, "consumer is not available, trying again");
                     tokio::select! {
@@ -124,7 +128,15 @@ impl Bus {
         }
     }
 
-    async fn consumer(&self, from: &PullFrom) -> Result<PullConsumer, String> {
+    /// The consumer, with the settings that are wanted. They are set once for each start: a process with an older
+    /// configuration must not put its own back whenever its connection was interrupted.
+    async fn consumer(&self, from: &PullFrom, is_set: bool) -> Result<PullConsumer, String> {
+        if is_set && let Some(name) = &from.consumer.durable_name {
+            let found = self.jetstream().get_consumer_from_stream(name, &from.stream).await;
+            if let Ok(consumer) = found {
+                return Ok(consumer);
+            }
+        }
         self.jetstream()
             .create_consumer_on_stream(from.consumer.clone(), &from.stream)
             .await
@@ -147,7 +159,9 @@ async fn pull_batch(
     // Twice the largest message there is, so that a lane of large ones does not fill the memory.
     const BYTES_MAX: usize = 16 * 1024 * 1024;
     const GATHER: Duration = Duration::from_micros(500);
-    const EXPIRES: Duration = Duration::from_secs(10);
+    // And because it goes on after a stop: what the server hands out meanwhile would be lost to everybody until its wait
+    // is over, were nobody there to hand it back.
+    const EXPIRES: Duration = Duration::from_secs(2);
     let first = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         place = Arc::clone(places).acquire_owned() => place.map_err(|_| ())?,
@@ -167,11 +181,9 @@ async fn pull_batch(
         consumer.batch().max_messages(permits.num_permits()).max_bytes(BYTES_MAX).expires(EXPIRES).messages();
     let mut batch = batch.await.map_err(|error| tracing::debug!(%error, "pull failed"))?;
     loop {
-        // What has arrived goes first, also when it is time to end: the server counts it as delivered.
         let next = tokio::select! {
             biased;
             next = tokio::time::timeout(EXPIRES + Duration::from_secs(5), batch.next()) => next,
-            () = stop.cancelled() => return Ok(()),
             () = bus.connection().reconnected_since(disconnections) => return Err(()),
         };
         let message = match next {
