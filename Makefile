@@ -40,6 +40,14 @@ bench: tools ## Measure against a bare program (ARGS="--bench backlog"; see docs
 interop: ## Drive the broker with another NATS client, in another language
 	@python3 scripts/interop.py
 
+# SEED=… or SEEDS="1 2 3", REQUESTS=… or MINUTES=…, RATE=… (per second), FAULTS=…
+.PHONY: chaos
+chaos: tools ## Draw faults from a seed under load, and check every promise (SEED=7 MINUTES=1; see docs/reliability.md)
+	@cargo build --quiet --package tollgate --package tollgate-tests --bin tollgate --bin chaos
+	@TOLLGATE_NATS_SERVER="$$(python3 scripts/nats_server.py | tail -n 1)" TOLLGATE_BIN="$$PWD/target/debug/tollgate" \
+		SEED="$(SEED)" SEEDS="$(SEEDS)" REQUESTS="$(REQUESTS)" MINUTES="$(MINUTES)" RATE="$(RATE)" FAULTS="$(FAULTS)" \
+		target/debug/chaos
+
 .PHONY: mutants
 mutants: tools ## Break the protocol, one rule at a time, and see that a test fails (ARGS: names of scripts/mutants/)
 	@python3 scripts/mutants.py $(ARGS)

@@ -14,6 +14,7 @@
 #![expect(clippy::print_stderr, reason = "a failing test shows what the processes it started had to say")]
 
 pub mod binary;
+pub mod chaos;
 pub mod check;
 pub mod client;
 pub mod config;

@@ -49,6 +49,8 @@ pub enum Behaviour {
     MalformedJson,
     /// A good answer whose text is one word of so many bytes.
     HugeAnswer(usize),
+    /// A good answer in small pieces, over so much time.
+    Drip(Duration),
     /// Status 200 and a page of HTML, as a proxy in between would send it.
     WrongContentType,
 }

@@ -147,7 +147,7 @@ impl Broker {
         arguments.extend(["--config".to_owned(), text(&self.config_path())]);
         arguments.extend(["--listen".to_owned(), "127.0.0.1:0".to_owned()]);
         arguments.extend(more.iter().map(|&argument| argument.to_owned()));
-        let process = self.spawn(name, &arguments);
+        let process = self.spawn(name, &arguments, None);
         let mut running = Running {
             process,
             ended: Vec::new(),
@@ -160,9 +160,14 @@ impl Broker {
         running
     }
 
-    fn spawn(&self, name: &str, arguments: &[String]) -> Process {
+    fn spawn(&self, name: &str, arguments: &[String], point: Option<&str>) -> Process {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        Process::spawn(name, self.command(&arguments), self.dir.path())
+        let mut command = self.command(&arguments);
+        // Debug builds die or stand still where they are told to.
+        if let Some(point) = point {
+            command.env("TOLLGATE_POINT", point);
+        }
+        Process::spawn(name, command, self.dir.path())
     }
 }
 
@@ -242,8 +247,13 @@ impl Running {
 
     /// The same without waiting, for a start that cannot succeed yet. See [`Running::await_ready`].
     pub fn restart_without_waiting(&mut self) {
+        self.restart_at(None);
+    }
+
+    /// The same, to die or stand still at a named point: `<name>:<n>:<kill|stop>`.
+    pub fn restart_at(&mut self, point: Option<&str>) {
         self.process.kill9();
-        let next = self.broker.spawn(&self.name, &self.arguments);
+        let next = self.broker.spawn(&self.name, &self.arguments, point);
         self.ended.push(std::mem::replace(&mut self.process, next));
     }
 

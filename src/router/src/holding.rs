@@ -96,7 +96,10 @@ impl Holding {
         match self.way {
             Way::Pulled(held) => held.ack().await,
             Way::Found(bus, mut ticket) => match bus.remove(&self.source).await {
-                Ok(()) => ticket.is_done = true,
+                Ok(()) => {
+                    tollgate_bus::point("router.removed");
+                    ticket.is_done = true;
+                }
                 Err(error) => {
                     tracing::debug!(%error, message = %self.source, "a message that is done with was not removed");
                 }

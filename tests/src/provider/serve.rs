@@ -143,6 +143,7 @@ async fn chat(
         Behaviour::Status { status, headers, body } => refusal(*status, headers, body),
         Behaviour::HugeAnswer(bytes) => huge(&call, *bytes),
         Behaviour::TruncatedBody => truncated(&call),
+        Behaviour::Drip(time) => dripping(&call, *time),
         Behaviour::MalformedJson => good("application/json", r#"{"id":"chatcmpl-1","choices":[{"index":0,"#),
         Behaviour::WrongContentType => good("text/html", "<html><body>Service portal</body></html>"),
         Behaviour::CloseBeforeResponse => {
@@ -186,7 +187,9 @@ fn told(shared: &Shared, call: &Call) -> (Behaviour, Duration) {
 
 fn end_of(behaviour: &Behaviour) -> End {
     match behaviour {
-        Behaviour::Answer | Behaviour::Delay(_) | Behaviour::HugeAnswer(_) => End::Answered,
+        Behaviour::Answer | Behaviour::Delay(_) | Behaviour::HugeAnswer(_) | Behaviour::Drip(_) => {
+            End::Answered
+        }
         Behaviour::Status { status, .. } if *status < 400 => End::Answered,
         Behaviour::Status { status, .. } => End::Refused(*status),
         _ => End::Spoiled,
@@ -207,6 +210,18 @@ fn huge(call: &Call, bytes: usize) -> Response {
     answer.text = "x".repeat(bytes);
     answer.tokens.output = 1;
     good("application/json", completion(call.number, &call.body, &answer).to_string())
+}
+
+/// The whole answer, in ten pieces.
+fn dripping(call: &Call, time: Duration) -> Response {
+    let whole = completion(call.number, &call.body, &answer_to(&call.body)).to_string();
+    let pieces: Vec<Bytes> =
+        whole.as_bytes().chunks(whole.len().div_ceil(10)).map(Bytes::copy_from_slice).collect();
+    let pieces = futures_util::stream::iter(pieces).then(move |piece| async move {
+        tokio::time::sleep(time / 10).await;
+        Ok::<_, std::io::Error>(piece)
+    });
+    good("application/json", Body::from_stream(pieces))
 }
 
 /// Promises the whole length, sends half, and cuts the connection.

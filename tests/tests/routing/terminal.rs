@@ -6,6 +6,7 @@ use tollgate_tests::client::Client;
 use tollgate_tests::config::Config;
 use tollgate_tests::provider::{Behaviour, Provider, answer_to};
 use tollgate_tests::request::{Encoding, Identity, Request};
+use tollgate_tests::wait::eventually;
 
 use crate::stage::{PATIENCE, PRICE, Stage, TARGET, config, provider_with};
 
@@ -136,10 +137,13 @@ async fn failures_end(stage: &Stage) {
             assert_eq!(cost > 0, may_be_paid, "{name}: {response}");
         }
         // A dead letter is what failed again and again while others were answered.
-        let dead = stage.client.read_stream("LLM_DEAD").await;
         let subject = format!("llm.dead.{}", request.identity);
-        let is_dead = dead.iter().any(|letter| letter.subject == subject);
-        assert_eq!(is_dead, calls > 1, "{name}");
+        eventually(PATIENCE, &format!("{name}: a dead letter, or none"), async || {
+            let dead = stage.client.read_stream("LLM_DEAD").await;
+            let is_dead = dead.iter().any(|letter| letter.subject == subject);
+            (is_dead == (calls > 1)).then_some(())
+        })
+        .await;
     }
 }
 
