@@ -2,5 +2,6 @@
 
 mod cancel;
 mod deadline;
+mod large;
 mod outage;
 mod throttled;

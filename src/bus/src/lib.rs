@@ -4,6 +4,7 @@
 //! it says what happened, in types that the callers' decisions are made on.
 
 pub mod answer;
+pub mod blob;
 pub mod connect;
 pub mod dead;
 pub mod event;

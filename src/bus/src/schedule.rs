@@ -43,8 +43,9 @@ impl Bus {
     }
 
     async fn requeue(&self, subject: &str, job: &Job, from: &Source) -> Result<(), PublishError> {
-        // Of its input, not of the request: one that waits for the second time must not be taken for a repeat.
-        let id = format!("{}/{from}", job.identity);
+        // Of its input and of what the record says, not of the request: one that waits for the second time must not be
+        // taken for a repeat, nor one that was called for the copy that was passed on before the call.
+        let id = format!("{}/{from}/{}", job.identity, job.run);
         let map = async_nats::HeaderMap::new();
         self.publish(subject, map, Some(&id), encoded(job)?, Patience::NORMAL).await.map(|_| ())
     }

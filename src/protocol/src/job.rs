@@ -102,8 +102,11 @@ pub struct Job {
 }
 
 impl Job {
-    /// Writes it for a stream.
+    /// Writes it for a stream. A body that is elsewhere stays there.
     pub fn encode(&self) -> Result<Bytes, encoding::Error> {
+        if self.body_ref.is_some() && !self.body.is_empty() {
+            return Self { body: Bytes::new(), ..self.clone() }.encode();
+        }
         Ok(rmp_serde::to_vec_named(self)?.into())
     }
 

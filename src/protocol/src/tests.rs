@@ -41,7 +41,10 @@ proptest! {
 
     #[test]
     fn jobs_are_read_back(job in job()) {
-        prop_assert_eq!(&Job::decode(&job.encode().unwrap()).unwrap(), &job);
+        let read = Job::decode(&job.encode().unwrap()).unwrap();
+        prop_assert_eq!(read.body.is_empty(), job.body.is_empty() || job.body_ref.is_some());
+        let body = if job.body_ref.is_some() { bytes::Bytes::new() } else { job.body.clone() };
+        prop_assert_eq!(&read, &Job { body, ..job });
     }
 
     #[test]

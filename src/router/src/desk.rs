@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tollgate_bus::blob::INLINE_BYTES_MAX;
 use tollgate_bus::heartbeat::Heartbeats;
 use tollgate_bus::pull::Held;
 use tollgate_bus::topology;
@@ -171,10 +172,27 @@ impl Desk {
             return;
         }
         match intake::take_request(&self.context, &message) {
+            Ok(job) if job.body.len() > INLINE_BYTES_MAX => {
+                let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
+                self.tasks.spawn(async move {
+                    if let Some(lighter) = context.put_aside(message, job).await {
+                        let _ = done.send(Done::Due(Box::new(lighter)));
+                    }
+                });
+            }
             Ok(job) => self.choose(message, job),
             Err(NotTaken::NotBefore(job, time)) => {
                 let context = Arc::clone(&self.context);
-                self.tasks.spawn(async move { context.wait_until(message, &job, time).await });
+                self.tasks.spawn(async move {
+                    let is_large = job.body.len() > INLINE_BYTES_MAX;
+                    let lighter = match is_large {
+                        true => context.put_aside(message, *job).await,
+                        false => Some((message, *job)),
+                    };
+                    if let Some((message, job)) = lighter {
+                        context.wait_until(message, &job, time).await;
+                    }
+                });
             }
             Err(NotTaken::Rejected(head, problem)) => {
                 let context = Arc::clone(&self.context);
@@ -378,6 +396,18 @@ impl Context {
             Err(error) => {
                 tracing::warn!(%error, request = %job.identity, "a request cannot be held, the message will come again");
                 message.hand_back(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    /// Its body is put aside, so that only its place is carried along.
+    async fn put_aside(&self, message: Holding, mut job: Job) -> Option<(Holding, Job)> {
+        match self.bus.put_aside(&mut job).await {
+            Ok(()) => Some((message, job)),
+            Err(error) => {
+                tracing::warn!(error, request = %job.identity, "a large body cannot be put aside, the message will come again");
+                message.hand_back(Duration::from_secs(1)).await;
+                None
             }
         }
     }

@@ -72,9 +72,11 @@ async fn every_stream_has_its_settings_and_a_second_start_changes_nothing() {
     let mut found: Vec<String> =
         stage.client.jetstream().stream_names().try_collect::<Vec<_>>().await.unwrap();
     found.sort();
-    // And the bucket of the targets' health.
-    assert_eq!(found.len(), names.len() + 1, "{found:?}");
-    assert!(found.contains(&"KV_llm_health".to_owned()), "{found:?}");
+    // And the buckets of the targets' health and of large bodies.
+    assert_eq!(found.len(), names.len() + 2, "{found:?}");
+    for bucket in ["KV_llm_health", "OBJ_llm_blobs"] {
+        assert!(found.contains(&bucket.to_owned()), "{found:?}");
+    }
 
     // The lanes are durable consumers that never give a message up.
     let lanes = stage.client.consumers("LLM_REQ").await;

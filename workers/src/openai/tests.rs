@@ -18,7 +18,9 @@ fn job(body: &str) -> Job {
         bare: false,
         requested_model: "small".into(),
         targets: vec![Target { provider: "openai".into(), model: "gpt-4o-mini".into() }],
+        typed: tollgate_protocol::job::Typed::default(),
         target: 0,
+        probe: None,
         history: vec![],
         accepted_at: time,
         deadline: time,
@@ -28,6 +30,7 @@ fn job(body: &str) -> Job {
         output_tokens_max: None,
         model_at: (start, start + "\"small\"".len()),
         body: Bytes::copy_from_slice(body.as_bytes()),
+        body_ref: None,
     }
 }
 

@@ -204,7 +204,7 @@ impl Work<'_> {
     }
 
     /// The response is stored: usage, reply, then the acknowledgement.
-    async fn after_answer(&self, response: &Response, attempt: u32) -> Fate {
+    async fn after_answer(&mut self, response: &Response, attempt: u32) -> Fate {
         tollgate_bus::point("worker.answered");
         telemetry::count_request(response.status.as_str(), self.job.priority.as_str());
         telemetry::observe_request(response.status.as_str(), Duration::from_millis(response.timing.total_ms));
@@ -248,9 +248,15 @@ impl Work<'_> {
     }
 
     /// Stores the dead letter, if the request is one; again, if it was stored before.
-    async fn bury(&self, response: &Response) -> bool {
+    async fn bury(&mut self, response: &Response) -> bool {
         let Some(dead) = self.dead else { return true };
-        if let Err(error) = self.context.bus.bury(&self.job, dead, response).await {
+        // A letter has its body with it: what is put aside is kept for a week only.
+        if let Some(body) = self.job.body_ref.clone().filter(|_| self.job.body.is_empty()) {
+            self.job.body = self.context.bus.fetch(&body).await.ok().flatten().unwrap_or_default();
+        }
+        let whole = (!self.job.body.is_empty()).then(|| Job { body_ref: None, ..self.job.clone() });
+        let job = whole.as_ref().unwrap_or(&self.job);
+        if let Err(error) = self.context.bus.bury(job, dead, response).await {
             tracing::error!(%error, request = %self.job.identity, "a dead letter cannot be stored, the message will come again");
             return false;
         }

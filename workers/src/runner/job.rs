@@ -117,7 +117,10 @@ impl Work<'_> {
         let target = self.job.current_target().cloned();
         let known = target.filter(|target| target.provider == self.shop.name);
         match known.and_then(|target| Some((self.shop.prices.get(&target.model)?.to_owned(), target))) {
-            Some((price, target)) if self.may_call(&target).await => self.attempt(target, price).await,
+            Some((price, target)) if self.may_call(&target).await => match self.fetch_body().await {
+                Some(fate) => fate,
+                None => self.attempt(target, price).await,
+            },
             Some(_) => self.pass_by().await,
             None => self.skip_target().await,
         }
@@ -136,7 +139,7 @@ impl Work<'_> {
             deadline: self.job.deadline,
             provider: target.provider.clone(),
             model: target.model.clone(),
-            estimate: estimate::attempt(self.job.body.len(), self.job.output_tokens_max, &price),
+            estimate: estimate::attempt(self.job.body_bytes(), self.job.output_tokens_max, &price),
             started_at: tollgate_bus::now(),
             history: self.history.clone(),
         };
@@ -257,6 +260,27 @@ impl Work<'_> {
             AfterLost::Bury { times } => {
                 self.dead = Some(Dead::Poison);
                 Box::pin(self.end_unpaid(End::lost_too_often(times))).await
+            }
+        }
+    }
+
+    /// Sees to it that the body is here. `Some`: it is not.
+    pub(super) async fn fetch_body(&mut self) -> Option<Option<Fate>> {
+        let body = self.job.body_ref.as_ref().filter(|_| self.job.body.is_empty())?;
+        match self.context.bus.fetch(body).await {
+            Ok(Some(body)) => {
+                self.job.body = body;
+                None
+            }
+            Ok(None) => {
+                tracing::error!(request = %self.job.identity, "a large body is gone");
+                let problem = Problem::new(ErrorCode::Internal, "the body of the request is gone");
+                let end = End::Unpaid(tollgate_protocol::response::Status::Failed, problem);
+                Some(self.end_unpaid(end).await)
+            }
+            Err(error) => {
+                tracing::warn!(error, request = %self.job.identity, "a large body cannot be fetched, the message will come again");
+                Some(Some(Fate::HandBack(REST)))
             }
         }
     }

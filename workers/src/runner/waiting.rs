@@ -141,7 +141,7 @@ impl Work<'_> {
         };
         let subjects = self.context.bus.subjects();
         let subject = subjects.dispatch(&to.provider, job.priority);
-        let id = format!("{}/{}", job.identity, self.hand.from);
+        let id = format!("{}/{}/{}", job.identity, self.hand.from, job.run);
         let headers = async_nats::HeaderMap::new();
         let patience = Patience(Duration::from_secs(2));
         match self.context.bus.publish(&subject, headers, Some(&id), payload, patience).await {

@@ -129,6 +129,9 @@ async fn connected(connect: &ConnectSettings, settings: &Settings) -> Result<Bus
     tollgate_health::ensure(&bus, replicas).await.map_err(|reason| {
         Failure::unreachable(format!("the bucket of the targets' health cannot be set up: {reason}"))
     })?;
+    bus.ensure_blobs(replicas).await.map_err(|reason| {
+        Failure::unreachable(format!("the bucket of large bodies cannot be set up: {reason}"))
+    })?;
     for kept in kept {
         let (stream, difference) = (kept.stream, kept.difference.to_string());
         tracing::warn!(
