@@ -17,6 +17,7 @@ pub mod binary;
 pub mod chaos;
 pub mod check;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod money;
 pub mod nats;

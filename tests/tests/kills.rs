@@ -6,6 +6,7 @@
 #![expect(clippy::print_stderr, reason = "what was in hand at each kill belongs to the result")]
 
 mod ask;
+mod cluster;
 mod ledger;
 mod nats;
 mod pairs;

@@ -2,6 +2,7 @@
 
 mod fallback;
 mod full;
+mod in_flight;
 mod order;
 mod retries;
 mod terminal;

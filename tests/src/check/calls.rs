@@ -25,8 +25,14 @@ pub(super) fn check(evidence: &Evidence, usage: &Usage, report: &mut Report) {
         // A call that came back spoiled was the provider's fault, told of by its own event; it may be tried again.
         let paid = made.iter().filter(|call| call.end == End::Answered).count();
         let lost = usage.lost.range((identity.clone(), 0)..=(identity.clone(), u64::MAX)).count();
-        if paid > 1 + lost {
-            report.add(Rule::PaidTwice, format_args!("{identity}: {paid} good answers, {lost} lost"));
+        // Nor can it know of a connection that broke under its answer: the ledger has an estimate for that.
+        let broke = |event: &serde_json::Value| event["outcome"] == "failed" && event["estimated"] == true;
+        let broken = usage.of(identity).filter(|(_, event)| broke(event)).count();
+        if paid > 1 + lost + broken {
+            report.add(
+                Rule::PaidTwice,
+                format_args!("{identity}: {paid} good answers, {lost} lost, {broken} broken"),
+            );
         }
     }
     for (key, made) in calls {

@@ -1,0 +1,60 @@
+//! What an outage and a rolling restart cost: two runs against the release build, each with its bars.
+//!
+//! `cargo bench --bench resilience -- outage` or `-- rolling` takes one of them.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark is a shell: it reads the clock and its environment and has tasks of its own"
+)]
+#![expect(clippy::print_stdout, reason = "the table is what it is for")]
+#![expect(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
+
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "this benchmark has a provider and a client of its own")]
+mod support;
+
+mod outage;
+mod rolling;
+
+use std::process::ExitCode;
+
+use support::{broker, machine};
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime can be built");
+    let binary = broker::binary();
+    let mut kept = true;
+    println!("{} cores, load average {:.1}", machine::cores(), machine::load_average());
+    if is_wanted("rolling") {
+        kept &= runtime.block_on(rolling::measure(&binary));
+    }
+    if is_wanted("outage") {
+        kept &= runtime.block_on(outage::measure(&binary));
+    }
+    println!("load average {:.1} after", machine::load_average());
+    if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Publishes until it is acknowledged.
+async fn publish(client: tollgate_tests::client::Client, request: tollgate_tests::request::Request) {
+    while client.try_publish(&request).await.is_err() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+/// Prints a bar, and whether it was kept.
+fn bar(what: &str, is_kept: bool) -> bool {
+    println!("  {} {what}", if is_kept { "kept  " } else { "MISSED" });
+    is_kept
+}
+
+/// The value below which this part of all is.
+fn quantile(sorted: &[u64], part: f64) -> u64 {
+    let last = sorted.len().saturating_sub(1);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index into a list")]
+    let index = (last as f64 * part).round() as usize;
+    sorted.get(index).copied().unwrap_or_default()
+}
