@@ -52,6 +52,10 @@ chaos: tools ## Draw faults from a seed under load, and check every promise (SEE
 mutants: tools ## Break the protocol, one rule at a time, and see that a test fails (ARGS: names of scripts/mutants/)
 	@python3 scripts/mutants.py $(ARGS)
 
+.PHONY: chaos-mutants
+chaos-mutants: tools ## Break the protocol, one rule at a time, and see that a run of faults notices (ARGS: names)
+	@SEEDS="$(SEEDS)" REQUESTS="$(REQUESTS)" RATE="$(RATE)" FAULTS="$(FAULTS)" python3 scripts/chaos_mutants.py $(ARGS)
+
 .PHONY: mutants-random
 mutants-random: tools ## The same at random places (ARGS="-p tollgate-policy"), with cargo-mutants
 	@command -v cargo-mutants >/dev/null || { echo "cargo-mutants is missing: cargo install --locked cargo-mutants" >&2; exit 1; }
