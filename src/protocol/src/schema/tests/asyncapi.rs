@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{folder, pretty};
-use crate::event::Kind;
+use crate::event::{Kind, ProviderKind};
 use crate::identity::{Identity, Team};
 use crate::subject::Subjects;
 use crate::{Priority, header};
@@ -44,7 +44,10 @@ fn schemas_of_asyncapi_resolve() {
     });
     assert!(inside > 20);
     files.sort_unstable();
-    assert_eq!(files, ["event.v1.json", "request.v1.json", "response.v1.json", "usage.v1.json"]);
+    assert_eq!(
+        files,
+        ["event.v1.json", "provider_event.v1.json", "request.v1.json", "response.v1.json", "usage.v1.json"]
+    );
 }
 
 /// Whether `subject` is one of those that `address` stands for.
@@ -71,6 +74,8 @@ fn schemas_of_asyncapi_name_the_subjects_that_are_built() {
         ("liveUsage", live(&usage)),
         ("usage", usage),
         ("events", subjects.event(&team, "lost")),
+        ("providerEvents", subjects.provider_event("provider_down")),
+        ("cancels", subjects.cancel(&identity)),
     ];
     for (channel, subject) in &expected {
         let address = document["channels"][channel]["address"].as_str().unwrap();
@@ -98,7 +103,16 @@ fn schemas_of_asyncapi_list_what_the_types_list() {
         let priorities = list(&format!("/channels/{channel}/parameters/priority/enum"));
         assert_eq!(priorities, Priority::ALL.map(Priority::as_str));
     }
-    let kinds = [Kind::Retried, Kind::FellBack, Kind::Lost, Kind::DuplicateId];
+    let kinds =
+        [Kind::Retried, Kind::FellBack, Kind::Lost, Kind::Parked, Kind::Held, Kind::Dead, Kind::DuplicateId];
+    let of_providers = [
+        ProviderKind::ProviderDown,
+        ProviderKind::ProviderUp,
+        ProviderKind::ProviderThrottled,
+        ProviderKind::ProviderPaused,
+        ProviderKind::ProviderResumed,
+    ];
+    assert_eq!(list("/channels/providerEvents/parameters/kind/enum"), of_providers.map(ProviderKind::as_str));
     assert_eq!(list("/channels/events/parameters/kind/enum"), kinds.map(Kind::as_str));
     for (message, names) in [
         (
