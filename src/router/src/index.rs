@@ -40,6 +40,8 @@ const REVIEW: Duration = Duration::from_secs(10);
 const ENDING_MAX: usize = 256;
 /// Released messages of one set of targets that are in hand at a time.
 const RELEASED_MAX: usize = 128;
+/// How long a stopping router finishes what its index has begun.
+const ENDING_WAIT: Duration = Duration::from_secs(5);
 /// How soon a message is looked at again that could not be ended.
 const AGAIN_MS: u64 = 500;
 
@@ -117,7 +119,9 @@ impl Index {
             }
         }
         self.tasks.close();
-        self.tasks.wait().await;
+        if tokio::time::timeout(ENDING_WAIT, self.tasks.wait()).await.is_err() {
+            tracing::debug!(left = self.tasks.len(), "what the index had begun is left to the next one");
+        }
     }
 
     async fn tick(&mut self) {

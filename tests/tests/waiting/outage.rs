@@ -199,4 +199,17 @@ async fn a_provider_that_is_taken_out_strands_nothing() {
     assert!(begun.elapsed() >= Duration::from_secs(5), "others may still know the provider");
     stage.idle().await;
     assert_eq!(stage.provider.total(), 0);
+
+    // And it can come back.
+    let with = with_other(config(&stage.provider, 8, &TEAMS), &other);
+    stage.broker.configure(&short(with).model("pair", &[TARGET, "other/o-1"]));
+    for running in &mut stage.running {
+        running.term();
+        running.process().ended(PATIENCE).await;
+        running.restart().await;
+    }
+    let again = request("again", 0, "small");
+    stage.client.publish(&again).await;
+    let response = stage.client.await_response(&again.identity, PATIENCE).await.value();
+    assert_eq!((&response["status"], &response["provider"]), (&"succeeded".into(), &"sim".into()));
 }

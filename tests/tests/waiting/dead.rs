@@ -1,0 +1,89 @@
+//! Dead letters: what kills its workers is buried and takes nothing else along, and a person can send it again.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tollgate_tests::provider::Behaviour;
+use tollgate_tests::request::{Identity, Request};
+use tollgate_tests::roles::Role;
+use tollgate_tests::wait::eventually;
+
+use crate::stage::{PATIENCE, Stage, config};
+
+const TEAM: &str = "research";
+
+fn request(id: &str) -> Request {
+    Request::chat(&Identity::new(TEAM, "dead", id), "small", id)
+}
+
+fn run(stage: &Stage, arguments: &[&str]) -> (i32, Value) {
+    let url = stage.nats.url();
+    let arguments: Vec<&str> =
+        arguments.iter().copied().chain(["--json", "--server", url.as_str()]).collect();
+    let output = stage.broker.command(&arguments).output().unwrap();
+    let value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    (output.status.code().unwrap_or(-1), value)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kills_its_workers_is_buried_alone() {
+    let second = Duration::from_secs(1);
+    let mut stage = Stage::with(&[Role::Ledger, Role::Router, Role::Worker], |provider| {
+        config(provider, 8, &[TEAM]).timing(second, second)
+    })
+    .await;
+    // Whoever calls with it dies; all that is in the same hands dies with it.
+    stage.provider.script(|call| match call.key.as_str() {
+        "poison" => Behaviour::Hang,
+        _ => Behaviour::Delay(Duration::from_millis(300)),
+    });
+    let poison = request("poison");
+    stage.client.publish(&poison).await;
+    let mut innocent = Vec::new();
+    for death in 0..5 {
+        let more: Vec<_> = (0..6).map(|n| request(&format!("innocent-{death}-{n}"))).collect();
+        eventually(PATIENCE, "a call that kills", async || match stage.provider.calls_of("poison").len() {
+            calls if calls > death => Ok(()),
+            calls => Err(calls),
+        })
+        .await;
+        stage.client.publish_all(&more).await;
+        eventually(PATIENCE, "others in the same hands", async || {
+            (stage.provider.in_flight() > 1).then_some(())
+        })
+        .await;
+        stage.running[2].kill9();
+        stage.running[2].restart().await;
+        innocent.extend(more);
+    }
+    let response = stage.client.await_response(&poison.identity, PATIENCE).await.value();
+    assert_eq!((&response["status"], &response["error"]["code"]), (&"failed".into(), &"attempt_lost".into()));
+    assert_eq!(response["attempts"].as_array().unwrap().len(), 5);
+    for request in &innocent {
+        let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+        assert_eq!(response["status"], "succeeded", "{response}");
+    }
+    stage.idle().await;
+
+    let id = poison.identity.to_string();
+    let list = eventually(PATIENCE, "one dead letter", async || {
+        let (_, list) = run(&stage, &["dlq", "list"]);
+        if list["letters"] == 1 { Ok(list) } else { Err(list.to_string()) }
+    })
+    .await;
+    let cluster = &list["clusters"][0];
+    assert_eq!((&cluster["code"], &cluster["reason"]), (&"attempt_lost".into(), &"poison".into()), "{list}");
+    let (_, letter) = run(&stage, &["dlq", "show", &id]);
+    assert_eq!(letter["attempts"].as_array().unwrap().len(), 5, "with its whole history: {letter}");
+    assert!(!letter.to_string().contains("messages"), "without its content");
+
+    // A canary that fails leaves the letter's successor as it is; one that succeeds is through.
+    stage.provider.always(Behaviour::Answer);
+    let (code, replayed) = run(&stage, &["dlq", "replay", "--canary", "1"]);
+    assert_eq!((code, &replayed["failed_canaries"]), (0, &0.into()), "{replayed}");
+    let again = replayed["sent"][0]["request"].as_str().unwrap();
+    assert_ne!(again, id);
+    let (code, shown) = run(&stage, &["show", again]);
+    assert_eq!((code, &shown["status"]), (0, &"succeeded".into()), "{shown}");
+    assert_eq!(run(&stage, &["dlq", "list"]).1["letters"], 0);
+}
