@@ -136,6 +136,10 @@ impl Bus {
             if let Ok(consumer) = found {
                 return Ok(consumer);
             }
+            // Created only when it is gone: a look-up that failed for any other reason must not end in an update.
+            let made =
+                self.jetstream().create_consumer_strict_on_stream(from.consumer.clone(), &from.stream).await;
+            return made.map_err(|error| error.to_string());
         }
         self.jetstream()
             .create_consumer_on_stream(from.consumer.clone(), &from.stream)

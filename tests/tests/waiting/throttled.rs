@@ -57,14 +57,14 @@ async fn a_hostile_pause_holds_nothing_longer_than_the_cap() {
         (0, Ok(n)) => pause(wishes[n]),
         _ => Behaviour::Answer,
     });
-    for n in 0..wishes.len() {
+    for (n, wish) in wishes.iter().enumerate() {
         let begun = Instant::now();
         let request = request(&n.to_string(), "small");
         stage.client.publish(&request).await;
         let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
-        assert_eq!(response["status"], "succeeded", "{}: {response}", wishes[n]);
+        assert_eq!(response["status"], "succeeded", "{wish}: {response}");
         let is_capped = [0, 5].contains(&n);
-        assert!(!is_capped || begun.elapsed() >= Duration::from_millis(1_500), "{}: too soon", wishes[n]);
+        assert!(!is_capped || begun.elapsed() >= Duration::from_millis(1_500), "{wish}: too soon");
     }
 }
 
