@@ -5,7 +5,7 @@
 //! only the one that the record names goes on. Delivery counts, dedupe ids and acknowledgements prove
 //! nothing and are not asked.
 
-use tollgate_protocol::record::{Dead, Ended, Last, Next, Source, Started};
+use tollgate_protocol::record::{Answered, Dead, Ended, Last, Next, Source, Started};
 use tollgate_protocol::response::Attempt;
 use tollgate_protocol::{Digest, Sequence, Timestamp};
 
@@ -186,7 +186,11 @@ pub enum Stopping {
     /// A copy of the request that has more time goes on.
     NotYet,
     /// It is answered.
-    Answered,
+    Answered {
+        /// How, and for which message: what the answering worker may have died before is made up for by whoever lets
+        /// go of that message.
+        answered: Answered,
+    },
     /// The identity belongs to another body.
     Conflict,
 }
@@ -209,7 +213,7 @@ pub fn stop(digest: &Digest, stop: Stop, last: Last, now: Timestamp) -> Stopping
                 _ => Stopping::Write { expected, history: None },
             }
         }
-        Last::Answered { answered, .. } if answered.digest == *digest => Stopping::Answered,
+        Last::Answered { answered, .. } if answered.digest == *digest => Stopping::Answered { answered },
         Last::Started { started, .. } if started.digest != *digest => Stopping::Conflict,
         Last::Ended { ended, .. } if ended.digest != *digest => Stopping::Conflict,
         Last::Answered { .. } => Stopping::Conflict,

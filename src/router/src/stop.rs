@@ -10,7 +10,7 @@ use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::{self, End};
 use tollgate_policy::claim::{self, Stop, Stopping};
 use tollgate_protocol::job::Job;
-use tollgate_protocol::record::{Last, Started};
+use tollgate_protocol::record::{Answered, Last, Started};
 use tollgate_protocol::response::{Attempt, Outcome};
 use tollgate_telemetry::{self as telemetry, Role};
 
@@ -60,8 +60,9 @@ impl Context {
                     message.hand_back(Duration::from_millis(GRACE_MS)).await;
                     return Stopped::Later;
                 }
-                Stopping::Answered => {
-                    if !self.reply_stored(&caller).await {
+                Stopping::Answered { answered } => {
+                    let is_whole = answered.from != message.source || self.finish_for(job, &answered).await;
+                    if !is_whole || !self.reply_stored(&caller).await {
                         message.hand_back(Duration::from_secs(1)).await;
                         return Stopped::Later;
                     }
@@ -92,6 +93,43 @@ impl Context {
         }
     }
 
+    /// What a worker does after its response is stored, in case it died before: the usage of the call that ended the
+    /// request, and the dead letter. `false`: it has to be tried again.
+    async fn finish_for(&self, job: &Job, answered: &Answered) -> bool {
+        let warn = |error: &dyn std::fmt::Display| {
+            tracing::warn!(%error, request = %job.identity, "what follows an answer cannot be stored, it is tried again");
+            false
+        };
+        if answered.attempt == 0 && answered.dead.is_none() {
+            return true;
+        }
+        let response = match self.bus.response_of(&job.identity).await {
+            Ok(Some((response, _))) => response,
+            Ok(None) => return true,
+            Err(error) => return warn(&error),
+        };
+        if let Some(dead) = answered.dead {
+            let mut letter = job.clone();
+            if let Some(body) = job.body_ref.as_ref().filter(|_| job.body.is_empty()) {
+                letter.body = self.bus.fetch(body).await.ok().flatten().unwrap_or_default();
+            }
+            if !letter.body.is_empty() {
+                letter.body_ref = None;
+            }
+            if let Err(error) = self.bus.bury(&letter, dead, &response).await {
+                return warn(&error);
+            }
+        }
+        let ended = response.attempts.last().filter(|_| answered.attempt > 0);
+        if let Some((attempt, first)) = ended.zip(answer::first_call(&response.attempts)) {
+            let event = job.usage_subject().attempt(attempt, first, Some(response.status));
+            if let Err(error) = self.bus.publish_usage(&event, SOURCE, job.traceparent.as_deref()).await {
+                return warn(&error);
+            }
+        }
+        true
+    }
+
     /// Writes the response. `Ok(false)`: the record has changed.
     async fn write_stopped(
         &self,
@@ -104,12 +142,13 @@ impl Context {
         let warn = |error: &dyn std::fmt::Display| {
             tracing::warn!(%error, request = %job.identity, "a response cannot be stored, it is tried again");
         };
-        // First what a lost call is taken to have cost: no response names an attempt that nobody counted.
+        // First what the last call cost, if its worker may have died before it said so: it is lost, or the message in
+        // hand is not yet the one that its worker passed on. No response names an attempt that nobody counted.
         let first = answer::first_call(history);
-        if let (Some(lost), Some(first)) = (history.last(), first)
-            && lost.outcome == Outcome::Lost
+        if let (Some(last), Some(first)) = (history.last(), first)
+            && (last.outcome == Outcome::Lost || expected != job.run)
         {
-            let event = job.usage_subject().attempt(lost, first, None);
+            let event = job.usage_subject().attempt(last, first, None);
             let published = self.bus.publish_usage(&event, SOURCE, job.traceparent.as_deref()).await;
             published.map_err(|error| warn(&error))?;
         }

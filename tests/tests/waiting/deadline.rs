@@ -67,6 +67,30 @@ async fn a_call_whose_worker_died_ends_at_the_deadline_of_its_request() {
     stage.running.truncate(2);
 }
 
+/// Its worker died between the response and the usage event, and its deadline comes before its message does.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answered_call_whose_worker_died_is_counted_when_its_deadline_passes() {
+    let minute = Duration::from_secs(60);
+    let mut stage = Stage::with(&[Role::Ledger, Role::Router, Role::Worker], |provider| {
+        config(provider, 4, &[TEAM]).timing(minute, minute)
+    })
+    .await;
+    stage.running[2].restart_at(Some("worker.answered:1:kill"));
+    stage.running[2].await_ready().await;
+    let request = request("uncounted").field("ttl_ms", 6_000);
+    stage.client.publish(&request).await;
+    let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+    assert_eq!(response["status"], "succeeded", "{response}");
+    let usage = eventually(PATIENCE, "the call on the ledger", async || {
+        let usage = stage.client.usage_by_team().await;
+        if usage["total"]["requests"] == 1 { Ok(usage) } else { Err(usage.to_string()) }
+    })
+    .await;
+    assert_eq!(usage["total"]["cost_nano_usd"], response["cost_nano_usd"]);
+    assert_eq!(usage["total"]["lost"], 0, "{usage}");
+    stage.running.truncate(2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_called_before_its_time() {
     let stage = Stage::up(|provider| config(provider, 4, &[TEAM])).await;

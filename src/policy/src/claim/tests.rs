@@ -183,7 +183,7 @@ fn check_stop(why: Stop, last: Last, late_ms: i64, expected: &str) {
         }
         Stopping::Running { sequence, started } => format!("{} runs it since {sequence}", started.owner),
         Stopping::NotYet => "not yet".into(),
-        Stopping::Answered => "answered".into(),
+        Stopping::Answered { .. } => "answered".into(),
         Stopping::Conflict => "conflict".into(),
     };
     assert_eq!(stopping, expected);
