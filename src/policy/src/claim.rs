@@ -167,7 +167,6 @@ pub enum Stop {
 
 /// What ending a request from outside comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "made once per cancelled request and matched at once")]
 pub enum Stopping {
     /// Write the response, expecting this entry.
     Write {
