@@ -13,10 +13,19 @@ impl Bus {
     /// Stores a dead letter: the request with its whole history, and in its headers why it is one. A request has one;
     /// storing it again changes nothing.
     pub async fn bury(&self, job: &Job, dead: Dead, response: &Response) -> Result<(), PublishError> {
-        let job = Job { history: response.attempts.clone(), ..job.clone() };
-        let payload = job
-            .encode()
-            .map_err(|error| PublishError::Refused { code: 0, description: error.to_string() })?;
+        let refused = |description: String| PublishError::Refused { code: 0, description };
+        let mut job = Job { history: response.attempts.clone(), ..job.clone() };
+        // A letter has its body with it: what is put aside is kept for a week only. A store that does not answer is not
+        // taken for one that has lost it.
+        if let Some(body) = job.body_ref.as_ref().filter(|_| job.body.is_empty())
+            && let Some(body) = self.fetch(body).await.map_err(refused)?
+        {
+            job.body = body;
+        }
+        if !job.body.is_empty() {
+            job.body_ref = None;
+        }
+        let payload = job.encode().map_err(|error| refused(error.to_string()))?;
         let mut map = headers::headers([
             (header::DEAD, dead.as_str()),
             (header::STATUS, response.status.as_str()),

@@ -70,11 +70,11 @@ struct Reply {
 }
 
 #[derive(Deserialize)]
-struct ReplyError {
+pub(crate) struct ReplyError {
     #[serde(default)]
-    err_code: u64,
+    pub(crate) err_code: u64,
     #[serde(default)]
-    description: String,
+    pub(crate) description: String,
 }
 
 enum Failure {

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use tollgate_protocol::record::Source;
 use tollgate_protocol::{Sequence, Timestamp};
 
+use crate::publish::ReplyError;
 use crate::{Bus, HeaderView};
 
 /// How long the next message of a batch may take.
@@ -69,14 +70,6 @@ struct Reply {
     #[serde(default)]
     success: bool,
     error: Option<ReplyError>,
-}
-
-#[derive(Deserialize)]
-struct ReplyError {
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
 }
 
 impl Bus {

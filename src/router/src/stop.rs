@@ -108,17 +108,10 @@ impl Context {
             Ok(None) => return true,
             Err(error) => return warn(&error),
         };
-        if let Some(dead) = answered.dead {
-            let mut letter = job.clone();
-            if let Some(body) = job.body_ref.as_ref().filter(|_| job.body.is_empty()) {
-                letter.body = self.bus.fetch(body).await.ok().flatten().unwrap_or_default();
-            }
-            if !letter.body.is_empty() {
-                letter.body_ref = None;
-            }
-            if let Err(error) = self.bus.bury(&letter, dead, &response).await {
-                return warn(&error);
-            }
+        if let Some(dead) = answered.dead
+            && let Err(error) = self.bus.bury(job, dead, &response).await
+        {
+            return warn(&error);
         }
         let ended = response.attempts.last().filter(|_| answered.attempt > 0);
         if let Some((attempt, first)) = ended.zip(answer::first_call(&response.attempts)) {

@@ -250,13 +250,7 @@ impl Work<'_> {
     /// Stores the dead letter, if the request is one; again, if it was stored before.
     async fn bury(&mut self, response: &Response) -> bool {
         let Some(dead) = self.dead else { return true };
-        // A letter has its body with it: what is put aside is kept for a week only.
-        if let Some(body) = self.job.body_ref.clone().filter(|_| self.job.body.is_empty()) {
-            self.job.body = self.context.bus.fetch(&body).await.ok().flatten().unwrap_or_default();
-        }
-        let whole = (!self.job.body.is_empty()).then(|| Job { body_ref: None, ..self.job.clone() });
-        let job = whole.as_ref().unwrap_or(&self.job);
-        if let Err(error) = self.context.bus.bury(job, dead, response).await {
+        if let Err(error) = self.context.bus.bury(&self.job, dead, response).await {
             tracing::error!(%error, request = %self.job.identity, "a dead letter cannot be stored, the message will come again");
             return false;
         }
