@@ -7,24 +7,25 @@ use std::time::Duration;
 use super::rng::Rng;
 use crate::roles::Role;
 
-/// Points of the broker where a role can be made to die or stand still, and whose they are.
-pub const POINTS: &[(&str, Role)] = &[
-    ("router.taken", Role::Router),
-    ("router.dispatch.stored", Role::Router),
-    ("router.end.stored", Role::Router),
-    ("router.hold.stored", Role::Router),
-    ("router.park.stored", Role::Router),
-    ("router.stop.stored", Role::Router),
-    ("router.removed", Role::Router),
-    ("worker.taken", Role::Worker),
-    ("worker.claimed", Role::Worker),
-    ("worker.called", Role::Worker),
-    ("worker.ended", Role::Worker),
-    ("worker.handed_over", Role::Worker),
-    ("worker.answered", Role::Worker),
-    ("worker.usage", Role::Worker),
-    ("worker.done", Role::Worker),
-    ("worker.lost", Role::Worker),
+/// Points of the broker where a role can be made to die or stand still, whose they are, and at the latest at which
+/// pass: few are enough where only some requests come by.
+pub const POINTS: &[(&str, Role, u64)] = &[
+    ("router.taken", Role::Router, 12),
+    ("router.dispatch.stored", Role::Router, 12),
+    ("router.end.stored", Role::Router, 3),
+    ("router.hold.stored", Role::Router, 3),
+    ("router.park.stored", Role::Router, 3),
+    ("router.stop.stored", Role::Router, 2),
+    ("router.removed", Role::Router, 3),
+    ("worker.taken", Role::Worker, 12),
+    ("worker.claimed", Role::Worker, 12),
+    ("worker.called", Role::Worker, 12),
+    ("worker.ended", Role::Worker, 3),
+    ("worker.handed_over", Role::Worker, 2),
+    ("worker.answered", Role::Worker, 12),
+    ("worker.usage", Role::Worker, 12),
+    ("worker.done", Role::Worker, 12),
+    ("worker.lost", Role::Worker, 1),
 ];
 
 /// What goes wrong.
@@ -84,28 +85,42 @@ impl Trouble {
 }
 
 impl Fault {
-    /// The n-th of all faults of a run: each kind has its turn, the rest is drawn.
-    pub(super) fn draw(n: usize, rng: &mut Rng) -> Self {
+    /// So many faults: every kind once, in drawn order, then all of them again.
+    pub(super) fn draw(count: usize, rng: &mut Rng) -> Vec<Self> {
+        let mut drawn = Vec::new();
+        while drawn.len() < count {
+            let mut deck = Self::deck(rng);
+            for place in (1..deck.len()).rev() {
+                deck.swap(place, usize::try_from(rng.between(0, place as u64)).unwrap_or_default());
+            }
+            drawn.append(&mut deck);
+        }
+        drawn.truncate(count);
+        drawn
+    }
+
+    /// Each kind of fault, those that take most with them more than once.
+    fn deck(rng: &mut Rng) -> Vec<Self> {
         const ROLES: [Role; 4] = [Role::Router, Role::Worker, Role::Ledger, Role::Ask];
         let stop = |rng: &mut Rng| Duration::from_millis(rng.between(200, 4_000));
-        match n % 20 {
-            0 | 10 => Self::Kill(Role::Worker),
-            1 | 11 => Self::Kill(Role::Router),
-            2 => Self::KillServer,
-            3 => Self::Kill(*rng.pick(&[Role::Ledger, Role::Ask])),
-            4 => Self::Stop(Role::Worker, stop(rng)),
-            5 => Self::Stop(*rng.pick(&ROLES), stop(rng)),
-            6 => Self::StopServer(Duration::from_millis(rng.between(200, 2_000))),
-            7 => Self::Restart(*rng.pick(&ROLES)),
-            8 | 12 | 14 | 16 | 18 | 19 => {
-                let (name, role) = *rng.pick(POINTS);
-                Self::Point(name, role, rng.between(1, 12), rng.chance(25))
-            }
-            _ => {
-                let trouble = *rng.pick(&Trouble::ALL);
-                Self::Provider(trouble, Duration::from_millis(rng.between(1_000, 6_000)))
+        let mut deck = vec![
+            Self::Kill(Role::Worker),
+            Self::Kill(Role::Router),
+            Self::KillServer,
+            Self::StopServer(Duration::from_millis(rng.between(200, 2_000))),
+        ];
+        for role in ROLES {
+            deck.extend([Self::Kill(role), Self::Stop(role, stop(rng)), Self::Restart(role)]);
+        }
+        for (name, role, often) in POINTS {
+            for is_stop in [false, true] {
+                deck.push(Self::Point(name, *role, rng.between(1, *often), is_stop));
             }
         }
+        for trouble in Trouble::ALL {
+            deck.push(Self::Provider(trouble, Duration::from_millis(rng.between(1_000, 6_000))));
+        }
+        deck
     }
 }
 

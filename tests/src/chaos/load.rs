@@ -16,6 +16,10 @@ pub(super) const TEAMS: [&str; 3] = ["red", "green", "blue"];
 /// Time to live of a request that asks for none here: longer than any run.
 const LONG_MS: u64 = 600_000;
 
+/// How long the server may refuse, or be away, altogether.
+const STORED_WITHIN: Duration = Duration::from_secs(120);
+const BETWEEN: Duration = Duration::from_millis(50);
+
 /// One request, and what is done with it.
 #[derive(Clone, Debug)]
 pub(super) struct Planned {
@@ -35,7 +39,14 @@ impl Planned {
     pub(super) fn draw(n: usize, rng: &mut Rng) -> Self {
         let team = *rng.pick(&TEAMS);
         let priority = *rng.pick(&["high", "normal", "low"]);
-        let model = if rng.chance(30) { "pair" } else { "small" };
+        // A model that is not there is rejected by a router.
+        let model = if rng.chance(3) {
+            "none"
+        } else if rng.chance(30) {
+            "pair"
+        } else {
+            "small"
+        };
         let encoding = if rng.chance(50) { Encoding::Json } else { Encoding::MessagePack };
         let millis = |rng: &mut Rng, low, high| Duration::from_millis(rng.between(low, high));
         let ttl_ms = if rng.chance(8) { rng.between(1_000, 5_000) } else { LONG_MS };
@@ -98,9 +109,12 @@ pub(super) async fn publish(client: Client, planned: Planned, accepted: Accepted
         if let Some(wait) = cancel {
             tokio::time::sleep(wait).await;
             let subject = request.identity.cancel_subject();
-            while client.try_publish_raw(&subject, Default::default(), "").await.is_err() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            let stored = async {
+                while client.try_publish_raw(&subject, Default::default(), "").await.is_err() {
+                    tokio::time::sleep(BETWEEN).await;
+                }
+            };
+            tokio::time::timeout(STORED_WITHIN, stored).await.expect("a cancellation is stored");
         }
     };
     tokio::join!(repeat, take_back);
@@ -108,7 +122,10 @@ pub(super) async fn publish(client: Client, planned: Planned, accepted: Accepted
 
 /// The same request again is the same request, so whoever got no acknowledgement publishes it again.
 async fn until_stored(client: &Client, request: &Request) {
-    while client.try_publish(request).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let stored = async {
+        while client.try_publish(request).await.is_err() {
+            tokio::time::sleep(BETWEEN).await;
+        }
+    };
+    tokio::time::timeout(STORED_WITHIN, stored).await.expect("a request is stored");
 }

@@ -34,11 +34,9 @@ pub async fn run(options: &Options) -> Outcome {
     );
     let planned: Vec<Planned> = (0..options.requests).map(|n| Planned::draw(n, &mut requests)).collect();
     let span_ms = options.requests as u64 * 1_000 / u64::from(options.per_second.max(1));
-    let first = usize::try_from(options.seed % 20).unwrap_or_default();
-    let mut plan: Vec<(Duration, Fault)> = (0..options.faults)
-        .map(|n| {
-            (Duration::from_millis(times.between(300, span_ms.max(301))), Fault::draw(first + n, &mut faults))
-        })
+    let mut plan: Vec<(Duration, Fault)> = Fault::draw(options.faults, &mut faults)
+        .into_iter()
+        .map(|fault| (Duration::from_millis(times.between(300, span_ms.max(301))), fault))
         .collect();
     plan.sort_by_key(|(at, _)| *at);
 
@@ -65,11 +63,16 @@ pub async fn run(options: &Options) -> Outcome {
         }
     });
     let begun = Instant::now();
-    let mut due = plan.iter().peekable();
-    while due.peek().is_some() {
-        while let Some((_, fault)) = due.next_if(|(at, _)| *at <= begun.elapsed()) {
-            say(&format!("{:>6.1} s  {fault}", begun.elapsed().as_secs_f64()));
-            stage.fire(fault, &mut faults, &mut table).await;
+    let (mut due, mut put_off) = (plan.into_iter().peekable(), Vec::new());
+    // What found no process free is tried again for as long as there is load.
+    while due.peek().is_some() || (!put_off.is_empty() && begun.elapsed().as_millis() < u128::from(span_ms)) {
+        put_off.extend(std::iter::from_fn(|| due.next_if(|(at, _)| *at <= begun.elapsed())));
+        for (at, fault) in std::mem::take(&mut put_off) {
+            if stage.fire(&fault, &mut faults, &mut table).await {
+                say(&format!("{:>6.1} s  {fault}", begun.elapsed().as_secs_f64()));
+            } else {
+                put_off.push((at, fault));
+            }
         }
         stage.tend(&mut faults, &mut table).await;
         tokio::time::sleep(TICK).await;

@@ -20,6 +20,9 @@ pub(super) const IN_FLIGHT: u32 = 32;
 /// How soon the server hands out again what a dead process held, and how long a worker may be silent.
 const SOON: Duration = Duration::from_secs(2);
 
+/// How long a process waits to come by its point before it is taken for something else.
+const ARMED_FOR: Duration = Duration::from_secs(5);
+
 /// What the main provider does to each call.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mood {
@@ -36,7 +39,7 @@ struct Slot {
     /// It goes on then.
     cont_at: Option<Instant>,
     /// The fault that waits at a point of it.
-    armed: Option<Fault>,
+    armed: Option<(Instant, Fault)>,
 }
 
 /// Everything that runs.
@@ -68,7 +71,8 @@ impl Stage {
             .model("small", &["sim/m-1"])
             .model("pair", &["sim/m-1", "backup/b-1"]);
         let broker = Broker::new(&config, &nats.url());
-        let roles = [Role::Router, Role::Router, Role::Worker, Role::Worker, Role::Ledger, Role::Ask];
+        let (router, worker) = (Role::Router, Role::Worker);
+        let roles = [router, router, router, worker, worker, worker, Role::Ledger, Role::Ask];
         let mut slots = Vec::new();
         for role in roles {
             let running = broker.run(role).await;
@@ -95,52 +99,51 @@ impl Stage {
         }
     }
 
-    /// Makes a fault happen.
-    pub(super) async fn fire(&mut self, fault: &Fault, rng: &mut Rng, table: &mut Table) {
+    /// Makes a fault happen; false if there is nothing now that it could happen to.
+    pub(super) async fn fire(&mut self, fault: &Fault, rng: &mut Rng, table: &mut Table) -> bool {
         let later = |rng: &mut Rng| Instant::now() + Duration::from_millis(rng.between(50, 1_500));
         match fault {
             Fault::Kill(role) => {
                 let at = later(rng);
-                if let Some(slot) = self.pick(*role, rng) {
-                    slot.running.kill9();
-                    (slot.start_at, slot.cont_at, slot.armed) = (Some(at), None, None);
-                    table.add(fault);
-                }
+                let Some(slot) = self.pick(*role, rng) else { return false };
+                slot.running.kill9();
+                (slot.start_at, slot.cont_at, slot.armed) = (Some(at), None, None);
             }
             Fault::Stop(role, time) => {
-                if let Some(slot) = self.pick(*role, rng) {
-                    slot.running.stop();
-                    slot.cont_at = Some(Instant::now() + *time);
-                    table.add(fault);
-                }
+                let Some(slot) = self.pick(*role, rng) else { return false };
+                slot.running.stop();
+                (slot.cont_at, slot.armed) = (Some(Instant::now() + *time), None);
             }
             Fault::Restart(role) => {
-                if let Some(slot) = self.pick(*role, rng) {
-                    slot.running.term();
-                    // It is started again when it has ended.
-                    slot.start_at = Some(Instant::now());
-                    table.add(fault);
-                }
+                let Some(slot) = self.pick(*role, rng) else { return false };
+                slot.running.term();
+                // It is started again when it has ended.
+                (slot.start_at, slot.armed) = (Some(Instant::now()), None);
             }
             Fault::Point(name, role, pass, is_stop) => {
-                if let Some(slot) = self.pick(*role, rng) {
-                    let signal = if *is_stop { "stop" } else { "kill" };
-                    slot.running.restart_at(Some(&format!("{name}:{pass}:{signal}")));
-                    (slot.start_at, slot.cont_at, slot.armed) = (None, None, Some(fault.clone()));
-                    table.add(format_args!("kill -9 {}", role.name()));
-                }
+                let Some(slot) = self.pick(*role, rng) else { return false };
+                let signal = if *is_stop { "stop" } else { "kill" };
+                slot.running.restart_at(Some(&format!("{name}:{pass}:{signal}")));
+                (slot.start_at, slot.cont_at) = (None, None);
+                slot.armed = Some((Instant::now(), fault.clone()));
+                // It counts at its point when it is reached.
+                table.add(format_args!("kill -9 {}", role.name()));
+                return true;
             }
-            Fault::KillServer if self.server_at.is_none() => {
+            Fault::KillServer => {
+                if self.server_at.is_some() {
+                    return false;
+                }
                 self.nats.kill9();
                 (self.server_at, self.server_cont_at) = (Some(later(rng)), None);
-                table.add(fault);
             }
-            Fault::StopServer(time) if self.server_at.is_none() && self.server_cont_at.is_none() => {
+            Fault::StopServer(time) => {
+                if self.server_at.is_some() || self.server_cont_at.is_some() {
+                    return false;
+                }
                 self.nats.stop();
                 self.server_cont_at = Some(Instant::now() + *time);
-                table.add(fault);
             }
-            Fault::KillServer | Fault::StopServer(_) => {}
             Fault::Provider(trouble, time) => {
                 let until = Some(Instant::now() + *time);
                 *self.mood.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -149,12 +152,13 @@ impl Stage {
                     self.main.stop().await;
                     self.is_gone = true;
                 }
-                table.add(fault);
             }
         }
+        table.add(fault);
+        true
     }
 
-    /// A process of the role that nothing is done to now.
+    /// A process of the role that nothing is done to now, nor soon.
     fn pick(&mut self, role: Role, rng: &mut Rng) -> Option<&mut Slot> {
         let free: Vec<usize> = (0..self.slots.len())
             .filter(|index| {
@@ -162,7 +166,7 @@ impl Stage {
                 slot.role == role
                     && slot.start_at.is_none()
                     && slot.cont_at.is_none()
-                    && slot.armed.is_none()
+                    && slot.armed.as_ref().is_none_or(|(since, _)| since.elapsed() > ARMED_FOR)
                     && slot.running.is_alive()
             })
             .collect();
@@ -174,7 +178,7 @@ impl Stage {
         let now = Instant::now();
         for slot in &mut self.slots {
             let is_alive = slot.running.is_alive();
-            if let Some(fault) = slot.armed.take_if(|_| !is_alive || is_standing(&slot.running)) {
+            if let Some((_, fault)) = slot.armed.take_if(|_| !is_alive || is_standing(&slot.running)) {
                 table.add(&fault);
                 let wait = Duration::from_millis(rng.between(200, 3_500));
                 if is_alive {
