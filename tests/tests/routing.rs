@@ -1,5 +1,6 @@
 //! Where a request goes: in which order, to whom next when a call fails, and how it ends when nothing helps.
 
+mod clocks;
 mod fallback;
 mod full;
 mod in_flight;

@@ -165,6 +165,25 @@ pub enum Stop {
     Cancelled,
 }
 
+/// What a record knows of its request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// When the copy that goes on was accepted. Another one, in hand perhaps, was accepted at another time; counted with
+    /// that, one call would be two.
+    pub accepted_at: Timestamp,
+    /// Attempts up to now.
+    pub history: Vec<Attempt>,
+}
+
+impl Known {
+    /// With a call that is lost.
+    pub fn lost(started: &Started) -> Self {
+        let lost = crate::answer::lost(started);
+        let history = started.history.iter().cloned().chain([lost]).collect();
+        Self { accepted_at: started.accepted_at, history }
+    }
+}
+
 /// What ending a request from outside comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stopping {
@@ -172,8 +191,8 @@ pub enum Stopping {
     Write {
         /// The last entry.
         expected: Sequence,
-        /// Attempts up to now; `None`: those that the message itself knows.
-        history: Option<Vec<Attempt>>,
+        /// What the record knows of the request; `None`: only the message itself knows something.
+        known: Option<Known>,
     },
     /// A call is under way: its owner has to end it.
     Running {
@@ -209,7 +228,7 @@ pub fn stop(digest: &Digest, stop: Stop, last: Last, now: Timestamp) -> Stopping
             let expected = if let Last::Foreign { sequence } = last { sequence } else { 0 };
             match stop {
                 Stop::Expired { deadline, .. } if !is_over(deadline, 0) => Stopping::NotYet,
-                _ => Stopping::Write { expected, history: None },
+                _ => Stopping::Write { expected, known: None },
             }
         }
         Last::Answered { answered, .. } if answered.digest == *digest => Stopping::Answered { answered },
@@ -217,14 +236,13 @@ pub fn stop(digest: &Digest, stop: Stop, last: Last, now: Timestamp) -> Stopping
         Last::Ended { ended, .. } if ended.digest != *digest => Stopping::Conflict,
         Last::Answered { .. } => Stopping::Conflict,
         Last::Ended { sequence, ended } if is_over(ended.deadline, 0) => {
-            Stopping::Write { expected: sequence, history: Some(ended.history) }
+            let Ended { accepted_at, history, .. } = ended;
+            Stopping::Write { expected: sequence, known: Some(Known { accepted_at, history }) }
         }
         Last::Started { sequence, started } => match stop {
             Stop::Expired { grace_ms, .. } if is_over(started.deadline, grace_ms) => {
                 // Its worker is dead, or has stopped: it would have ended the call itself.
-                let mut history = started.history.clone();
-                history.push(crate::answer::lost(&started));
-                Stopping::Write { expected: sequence, history: Some(history) }
+                Stopping::Write { expected: sequence, known: Some(Known::lost(&started)) }
             }
             Stop::Expired { .. } => Stopping::NotYet,
             Stop::Cancelled => Stopping::Running { sequence, started },

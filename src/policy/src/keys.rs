@@ -20,6 +20,12 @@ struct Key {
     refusals: u32,
 }
 
+impl Key {
+    fn is_resting(&self, now: Timestamp) -> bool {
+        self.rests_until.is_some_and(|until| until > now)
+    }
+}
+
 /// The keys of one provider, as one process has seen them work.
 #[derive(Clone, Debug)]
 pub struct KeyRing(Vec<Key>);
@@ -32,15 +38,17 @@ impl KeyRing {
 
     /// The key to use now; `Err`: when the first one can be used again.
     pub fn pick(&self, now: Timestamp) -> Result<usize, Timestamp> {
-        match self.0.iter().position(|key| key.rests_until.is_none_or(|until| until <= now)) {
+        match self.0.iter().position(|key| !key.is_resting(now)) {
             Some(key) => Ok(key),
             None => Err(self.0.iter().filter_map(|key| key.rests_until).min().unwrap_or(now)),
         }
     }
 
-    /// A call with this key was answered.
-    pub fn answered(&mut self, key: usize) {
-        if let Some(key) = self.0.get_mut(key) {
+    /// A call with this key was answered. A key that rests goes on resting: the call was under way before.
+    pub fn answered(&mut self, key: usize, now: Timestamp) {
+        if let Some(key) = self.0.get_mut(key)
+            && !key.is_resting(now)
+        {
             *key = Key::default();
         }
     }
@@ -56,7 +64,10 @@ impl KeyRing {
                 retry_after_ms.unwrap_or(THROTTLED_MS).min(retry_after_ms_max)
             }
             Class::OutOfCredit | Class::Unauthorized if !is_only => {
-                key.refusals = key.refusals.saturating_add(1);
+                // What was under way when the first was refused says nothing new.
+                if !key.is_resting(now) || key.refusals == 0 {
+                    key.refusals = key.refusals.saturating_add(1);
+                }
                 (REFUSED_MS.0 << (key.refusals - 1).min(8)).min(REFUSED_MS.1)
             }
             _ => return,
@@ -96,8 +107,23 @@ mod tests {
         keys.failed(1, Class::Unauthorized, at(60_000), CAP);
         keys.failed(2, Class::Unauthorized, at(60_000), CAP);
         assert_eq!(keys.pick(at(60_000)), Err(at(120_000)));
-        keys.answered(0);
-        assert_eq!(keys.pick(at(60_000)), Ok(0));
+        keys.failed(0, Class::Unauthorized, at(120_000), CAP);
+        assert_eq!(keys.pick(at(120_000)), Ok(1));
+        keys.answered(0, at(360_000));
+        keys.failed(0, Class::Unauthorized, at(360_000), CAP);
+        assert_eq!(keys.0[0].rests_until, Some(at(420_000)), "an answer ends the doubling");
+    }
+
+    #[test]
+    fn calls_under_way_when_a_key_was_refused_change_nothing() {
+        let mut keys = KeyRing::new(2);
+        for ms in [0, 10, 20, 30] {
+            keys.failed(0, Class::Unauthorized, at(ms), CAP);
+        }
+        assert_eq!(keys.0[0].rests_until, Some(at(60_030)), "one refusal, not four");
+        keys.failed(1, throttled(Some(5_000)), at(0), CAP);
+        keys.answered(1, at(100));
+        assert_eq!(keys.pick(at(4_999)), Err(at(5_000)), "a late answer does not end the pause asked for");
     }
 
     #[test]

@@ -53,6 +53,9 @@ pub struct Started {
     pub owner: String,
     /// Digest of the request.
     pub digest: Digest,
+    /// When the request was accepted, by the copy of it that goes on: all events about it say this time, whoever
+    /// publishes them.
+    pub accepted_at: Timestamp,
     /// The request's deadline.
     pub deadline: Timestamp,
     /// The provider that is called.
@@ -89,6 +92,9 @@ pub struct Ended {
     pub from: Source,
     /// Digest of the request.
     pub digest: Digest,
+    /// When the request was accepted, by the copy of it that goes on: all events about it say this time, whoever
+    /// publishes them.
+    pub accepted_at: Timestamp,
     /// The request's deadline.
     pub deadline: Timestamp,
     /// What comes next.

@@ -8,16 +8,15 @@ use tollgate_bus::owner::{Answer, Question};
 use tollgate_bus::publish::PublishError;
 use tollgate_bus::record::{Fenced, Write};
 use tollgate_bus::retry::Patience;
-use tollgate_policy::answer;
-use tollgate_policy::claim::{self, Hand, Verdict};
+use tollgate_policy::claim::{self, Hand, Known, Verdict};
 use tollgate_protocol::job::Job;
 use tollgate_protocol::record::{Ended, Entry, Next, Source, Started};
 use tollgate_protocol::response::Attempt;
 use tollgate_protocol::{Sequence, Timestamp};
 
+use crate::Context;
 use crate::ending::Caller;
 use crate::holding::Holding;
-use crate::{Context, SOURCE};
 
 /// How often the owner of a call is asked whether it still has it.
 const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -34,8 +33,12 @@ impl Context {
             Err(error) => return self.stays(&job, &error),
         };
         let moved = match claim::judge_unclaimed(&hand, job.run, last) {
-            Verdict::Claim { expected, history } => {
-                self.move_on(&message, &job, expected, history.unwrap_or_else(|| job.history.clone())).await
+            Verdict::Claim { expected, history: None } => {
+                let job = Job { run: expected, probe: None, ..job.clone() };
+                self.bus.give_back(&job, &message.source).await
+            }
+            Verdict::Claim { expected, history: Some(history) } => {
+                self.move_on(&message, &job, expected, history).await
             }
             Verdict::HandOver { run, ended } => self.move_on(&message, &job, run, ended.history).await,
             Verdict::AskOwner { sequence, started } => {
@@ -49,7 +52,17 @@ impl Context {
                     Err(error) => Err(error),
                 }
             }
-            Verdict::Finish { .. } | Verdict::Copy | Verdict::Conflict => {
+            Verdict::Finish { mine, dead } => {
+                let is_whole = match mine {
+                    Some(attempt) => self.finish_for(&job, attempt, dead).await,
+                    None => true,
+                };
+                if !is_whole || !self.reply_stored(&Caller::of(&job)).await {
+                    return;
+                }
+                Ok(())
+            }
+            Verdict::Copy | Verdict::Conflict => {
                 if !self.reply_stored(&Caller::of(&job)).await {
                     return;
                 }
@@ -73,6 +86,8 @@ impl Context {
         run: Sequence,
         history: Vec<Attempt>,
     ) -> Result<(), PublishError> {
+        // The worker that ended the last call may have died before it said what that cost.
+        self.repeat_usage(job, &history).await?;
         tracing::info!(request = %job.identity, "its provider is not configured any more: another target is looked for");
         let job = Job { run, history, probe: None, ..job.clone() };
         self.bus.give_back(&job, &message.source).await
@@ -101,18 +116,14 @@ impl Context {
         sequence: Sequence,
         started: &Started,
     ) -> Result<Option<(Sequence, Vec<Attempt>)>, PublishError> {
-        let mut history = started.history.clone();
-        history.push(answer::lost(started));
-        let first = answer::first_call(&history).unwrap_or(started.started_at);
-        if let Some(lost) = history.last() {
-            let event = job.usage_subject().attempt(lost, first, None);
-            self.bus.publish_usage(&event, SOURCE, job.traceparent.as_deref()).await?;
-        }
+        let Known { accepted_at, history } = Known::lost(started);
+        self.repeat_usage(&Job { accepted_at, ..job.clone() }, &history).await?;
         let now: Timestamp = tollgate_bus::now();
         let ended = Entry::Ended(Ended {
             attempt: started.attempt,
             from: message.source.clone(),
             digest: job.digest,
+            accepted_at,
             deadline: job.deadline,
             next: Next::Later { at: now },
             history: history.clone(),

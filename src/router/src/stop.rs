@@ -5,12 +5,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tollgate_bus::answer::Ending;
 use tollgate_bus::owner::{Answer, Question};
+use tollgate_bus::publish::PublishError;
 use tollgate_bus::record::Fenced;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::{self, End};
-use tollgate_policy::claim::{self, Stop, Stopping};
+use tollgate_policy::claim::{self, Known, Stop, Stopping};
 use tollgate_protocol::job::Job;
-use tollgate_protocol::record::{Answered, Last, Started};
+use tollgate_protocol::record::{Dead, Last, Started};
 use tollgate_protocol::response::{Attempt, Outcome};
 use tollgate_telemetry::{self as telemetry, Role};
 
@@ -45,15 +46,12 @@ impl Context {
                     return Stopped::Later;
                 }
             };
-            let (expected, history) = match claim::stop(&job.digest, stop, last, tollgate_bus::now()) {
-                Stopping::Write { expected, history } => (expected, history),
+            let (expected, known) = match claim::stop(&job.digest, stop, last, tollgate_bus::now()) {
+                Stopping::Write { expected, known } => (expected, known),
                 Stopping::Running { sequence, started } => {
                     match self.end_call(job, sequence, &started).await {
-                        Some(lost) => {
-                            let history = started.history.iter().cloned().chain([lost]).collect();
-                            (sequence, Some(history))
-                        }
-                        None => continue,
+                        true => (sequence, Some(Known::lost(&started))),
+                        false => continue,
                     }
                 }
                 Stopping::NotYet => {
@@ -61,7 +59,8 @@ impl Context {
                     return Stopped::Later;
                 }
                 Stopping::Answered { answered } => {
-                    let is_whole = answered.from != message.source || self.finish_for(job, &answered).await;
+                    let is_whole = answered.from != message.source
+                        || self.finish_for(job, answered.attempt, answered.dead).await;
                     if !is_whole || !self.reply_stored(&caller).await {
                         message.hand_back(Duration::from_secs(1)).await;
                         return Stopped::Later;
@@ -76,8 +75,9 @@ impl Context {
                     return Stopped::Done;
                 }
             };
-            let history = history.unwrap_or_else(|| job.history.clone());
-            match self.write_stopped(&message, job, stop, expected, &history).await {
+            let known =
+                known.unwrap_or_else(|| Known { accepted_at: job.accepted_at, history: job.history.clone() });
+            match self.write_stopped(&message, job, stop, expected, &known).await {
                 Ok(true) => {
                     tollgate_bus::point("router.stop.stored");
                     message.ack().await;
@@ -95,12 +95,12 @@ impl Context {
 
     /// What a worker does after its response is stored, in case it died before: the usage of the call that ended the
     /// request, and the dead letter. `false`: it has to be tried again.
-    async fn finish_for(&self, job: &Job, answered: &Answered) -> bool {
+    pub(crate) async fn finish_for(&self, job: &Job, attempt: u32, dead: Option<Dead>) -> bool {
         let warn = |error: &dyn std::fmt::Display| {
             tracing::warn!(%error, request = %job.identity, "what follows an answer cannot be stored, it is tried again");
             false
         };
-        if answered.attempt == 0 && answered.dead.is_none() {
+        if attempt == 0 && dead.is_none() {
             return true;
         }
         let response = match self.bus.response_of(&job.identity).await {
@@ -108,12 +108,12 @@ impl Context {
             Ok(None) => return true,
             Err(error) => return warn(&error),
         };
-        if let Some(dead) = answered.dead
+        if let Some(dead) = dead
             && let Err(error) = self.bus.bury(job, dead, &response).await
         {
             return warn(&error);
         }
-        let ended = response.attempts.last().filter(|_| answered.attempt > 0);
+        let ended = response.attempts.last().filter(|_| attempt > 0);
         if let Some((attempt, first)) = ended.zip(answer::first_call(&response.attempts)) {
             let event = job.usage_subject().attempt(attempt, first, Some(response.status));
             if let Err(error) = self.bus.publish_usage(&event, SOURCE, job.traceparent.as_deref()).await {
@@ -123,6 +123,13 @@ impl Context {
         true
     }
 
+    /// Publishes what the last call cost, in case its worker died before it said so. Counted once, however often.
+    pub(crate) async fn repeat_usage(&self, job: &Job, history: &[Attempt]) -> Result<(), PublishError> {
+        let Some((last, first)) = history.last().zip(answer::first_call(history)) else { return Ok(()) };
+        let event = job.usage_subject().attempt(last, first, None);
+        self.bus.publish_usage(&event, SOURCE, job.traceparent.as_deref()).await.map(drop)
+    }
+
     /// Writes the response. `Ok(false)`: the record has changed.
     async fn write_stopped(
         &self,
@@ -130,20 +137,18 @@ impl Context {
         job: &Job,
         stop: Stop,
         expected: u64,
-        history: &[Attempt],
+        known: &Known,
     ) -> Result<bool, ()> {
+        let history = &known.history;
+        let job = &Job { accepted_at: known.accepted_at, ..job.clone() };
         let warn = |error: &dyn std::fmt::Display| {
             tracing::warn!(%error, request = %job.identity, "a response cannot be stored, it is tried again");
         };
         // First what the last call cost, if its worker may have died before it said so: it is lost, or the message in
         // hand is not yet the one that its worker passed on. No response names an attempt that nobody counted.
-        let first = answer::first_call(history);
-        if let (Some(last), Some(first)) = (history.last(), first)
-            && (last.outcome == Outcome::Lost || expected != job.run)
-        {
-            let event = job.usage_subject().attempt(last, first, None);
-            let published = self.bus.publish_usage(&event, SOURCE, job.traceparent.as_deref()).await;
-            published.map_err(|error| warn(&error))?;
+        let is_lost = history.last().is_some_and(|last| last.outcome == Outcome::Lost);
+        if is_lost || expected != job.run {
+            self.repeat_usage(job, history).await.map_err(|error| warn(&error))?;
         }
         let end = match stop {
             Stop::Expired { .. } => End::expired(history),
@@ -181,9 +186,9 @@ impl Context {
         Ok(true)
     }
 
-    /// Has a running call ended by its owner, who writes how the request ended. `Some`: there is no owner any more,
-    /// and the call is lost; `None`: the record has changed.
-    async fn end_call(&self, job: &Job, sequence: u64, started: &Started) -> Option<Attempt> {
+    /// Has a running call ended by its owner, who writes how the request ended. `true`: there is no owner any more,
+    /// and the call is lost; `false`: the record has changed.
+    async fn end_call(&self, job: &Job, sequence: u64, started: &Started) -> bool {
         let question = Question { identity: job.identity.clone(), attempt: started.attempt };
         let mut heard = Instant::now();
         loop {
@@ -193,11 +198,11 @@ impl Context {
             }
             match self.bus.last_record(&job.identity, Patience::NORMAL).await {
                 Ok(Last::Started { sequence: last, .. }) if last == sequence => {}
-                Ok(_) => return None,
+                Ok(_) => return false,
                 Err(_) => heard = Instant::now(),
             }
             if answer == Some(Answer::NotMine) || heard.elapsed() >= self.settings.lease {
-                return Some(answer::lost(started));
+                return true;
             }
             tokio::time::sleep(LOOK).await;
         }

@@ -203,6 +203,7 @@ async fn calls_and_events(client: &Client, calls: &[Call], table: &Table, broken
         }
     }
     let (mut events, mut ever_lost): (BTreeMap<String, Value>, BTreeSet<String>) = Default::default();
+    let mut accepted: BTreeMap<String, String> = BTreeMap::new();
     for stored in client.read_stream("LLM_USAGE").await {
         let (Some(id), Ok(event)) = (stored.header("ce-id"), decode(&stored.headers, &stored.payload)) else {
             broken.add("a usage event cannot be read", stored.sequence);
@@ -211,6 +212,12 @@ async fn calls_and_events(client: &Client, calls: &[Call], table: &Table, broken
         let id = id.to_owned();
         if event["kind"] == "lost" {
             ever_lost.insert(id.clone());
+        }
+        let of_request = id.rsplit_once('.').map_or(id.as_str(), |(request, _)| request).to_owned();
+        let accepted_at = event["accepted_at"].as_str().unwrap_or_default().to_owned();
+        let known = accepted.entry(of_request).or_insert_with(|| accepted_at.clone());
+        if *known != accepted_at {
+            broken.add("one request, accepted at two times", format_args!("{id}: {known}, {accepted_at}"));
         }
         // An `attempt` beats a `lost`.
         if event["kind"] != "lost" || !events.contains_key(&id) {

@@ -118,6 +118,48 @@ async fn a_running_call_is_broken_off() {
     stage.idle().await;
 }
 
+/// A copy is accepted at a time of its own. What is said about a call has the time of the copy that was called, or it
+/// would be counted twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_in_hand_changes_nothing_about_the_call_of_another() {
+    let lease = Duration::from_secs(2);
+    let mut stage = Stage::with(&[Role::Ledger, Role::Router, Role::Worker], |provider| {
+        config(provider, 16, &[TEAM]).timing(Duration::from_secs(120), lease)
+    })
+    .await;
+    stage.provider.always(Behaviour::Hang);
+    let requests: Vec<_> = (0..8).map(|n| request(&format!("copied-{n}"))).collect();
+    stage.client.publish_all(&requests).await;
+    eventually(PATIENCE, "all calls", async || (stage.provider.total() == 8).then_some(())).await;
+    stage.running[2].kill9();
+    let copied_at = chrono::Utc::now();
+    stage.client.publish_all(&requests).await;
+    eventually(PATIENCE, "copies beside the messages of the dead worker", async || {
+        (stage.client.message_count("LLM_DISPATCH_sim").await == 16).then_some(())
+    })
+    .await;
+    for request in &requests {
+        cancel(&stage.client, request).await;
+    }
+    let mut accepted = BTreeSet::new();
+    for request in &requests {
+        let response = cancelled(&stage.client, request).await;
+        assert_eq!(response["attempts"][0]["outcome"], "lost", "{response}");
+        let accepted_at = response["timing"]["accepted_at"].as_str().unwrap();
+        assert!(chrono::DateTime::parse_from_rfc3339(accepted_at).unwrap() < copied_at, "{response}");
+        accepted.insert(accepted_at.to_owned());
+    }
+    let events = eventually(PATIENCE, "the usage of all", async || {
+        let events = stage.client.read_stream("LLM_USAGE").await;
+        if events.len() >= 16 { Ok(events) } else { Err(events.len()) }
+    })
+    .await;
+    for event in events.iter().map(|event| event.value()) {
+        assert!(accepted.contains(event["accepted_at"].as_str().unwrap()), "{event} of another copy");
+    }
+    stage.running.truncate(2);
+}
+
 /// Whoever is faster wins, and there is one winner.
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_races_with_completion_have_one_winner_each() {

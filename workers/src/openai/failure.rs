@@ -24,26 +24,43 @@ enum ErrorField {
         kind: Option<serde_json::Value>,
         #[serde(default)]
         code: Option<serde_json::Value>,
+        #[serde(default)]
+        param: Option<serde_json::Value>,
+        /// Azure's own reason, under a code of OpenAI's.
+        #[serde(default, rename = "innererror")]
+        inner: Option<serde_json::Value>,
     },
     Text(String),
 }
 
 pub(super) fn read(answer: &Answer) -> Failure {
     let body: Body = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let (message, marks) = match body.error {
-        Some(ErrorField::Object { message, kind, code }) => {
-            let marks =
-                [code, kind].into_iter().flatten().filter_map(|mark| mark.as_str().map(str::to_owned));
-            (message, marks.collect::<Vec<_>>())
+    let (message, marks, param) = match body.error {
+        Some(ErrorField::Object { message, kind, code, param, inner }) => {
+            let inner = inner.and_then(|mut inner| inner.get_mut("code").map(serde_json::Value::take));
+            let marks = [code, kind, inner].into_iter().flatten();
+            let marks = marks.filter_map(|mark| mark.as_str().map(str::to_owned)).collect::<Vec<_>>();
+            let param = param.and_then(|param| param.as_str().map(str::to_owned));
+            (message, marks, param.unwrap_or_default())
         }
-        Some(ErrorField::Text(text)) => (Some(text), Vec::new()),
-        None => (None, Vec::new()),
+        Some(ErrorField::Text(text)) => (Some(text), Vec::new(), String::new()),
+        None => (None, Vec::new(), String::new()),
     };
     let is = |mark: &str| marks.iter().any(|found| found == mark);
     let class = match answer.status {
-        _ if is("context_length_exceeded") => Class::ContextTooLong,
-        _ if is("content_policy_violation") || is("content_filter") => Class::ContentPolicy,
+        _ if is("context_length_exceeded") || is("exceed_context_size_error") => Class::ContextTooLong,
+        _ if is("string_above_max_length")
+            && ["messages", "input", "prompt"].iter().any(|name| param.starts_with(name)) =>
+        {
+            Class::ContextTooLong
+        }
+        400 | 413 | 500 if message.as_deref().is_some_and(names_the_context) => Class::ContextTooLong,
+        _ if is("content_policy_violation") || is("content_filter") || is("ResponsibleAIPolicyViolation") => {
+            Class::ContentPolicy
+        }
         _ if is("insufficient_quota") || is("billing_hard_limit_reached") => Class::OutOfCredit,
+        // 403 as well: our project may not use the model, whatever our key is.
+        400..=499 if is("model_not_found") => Class::UnknownModel,
         401 | 403 => Class::Unauthorized,
         402 => Class::OutOfCredit,
         404 => Class::UnknownModel,
@@ -62,4 +79,12 @@ pub(super) fn read(answer: &Answer) -> Failure {
         None => format!("the provider answered with status {}", answer.status),
     };
     Failure { class, message }
+}
+
+/// Servers that have no code for it say it in words: vLLM with 400, llama.cpp with 400 or 500.
+fn names_the_context(message: &str) -> bool {
+    const WORDS: [&str; 3] =
+        ["maximum context length", "context size has been exceeded", "exceeds the available context size"];
+    let message = message.chars().take(MESSAGE_CHARS_MAX).collect::<String>().to_ascii_lowercase();
+    WORDS.iter().any(|words| message.contains(words))
 }

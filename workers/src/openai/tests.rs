@@ -94,11 +94,34 @@ fn counts_and_model_are_read_and_the_body_is_kept() {
 fn every_status_has_a_class() {
     let error =
         |code: &str| format!(r#"{{"error":{{"message":"m","type":"t","param":null,"code":"{code}"}}}}"#);
+    let too_long = |param: &str| {
+        format!(r#"{{"error":{{"message":"m","code":"string_above_max_length","param":"{param}"}}}}"#)
+    };
     for (status, body, expected) in [
         (400, error("x"), Class::Rejected),
         (400, error("context_length_exceeded"), Class::ContextTooLong),
         (400, error("content_policy_violation"), Class::ContentPolicy),
         (401, error("invalid_api_key"), Class::Unauthorized),
+        (400, error("exceed_context_size_error"), Class::ContextTooLong),
+        (
+            400,
+            r#"{"error":"This model's maximum context length is 4096 tokens."}"#.to_owned(),
+            Class::ContextTooLong,
+        ),
+        (
+            500,
+            r#"{"error":{"code":500,"message":"Context size has been exceeded."}}"#.to_owned(),
+            Class::ContextTooLong,
+        ),
+        (400, too_long("messages[0].content"), Class::ContextTooLong),
+        (400, too_long("user"), Class::Rejected),
+        (
+            400,
+            r#"{"error":{"code":"x","innererror":{"code":"ResponsibleAIPolicyViolation"}}}"#.to_owned(),
+            Class::ContentPolicy,
+        ),
+        (400, error("content_filter"), Class::ContentPolicy),
+        (403, error("model_not_found"), Class::UnknownModel),
         (402, error("x"), Class::OutOfCredit),
         (403, String::new(), Class::Unauthorized),
         (404, error("model_not_found"), Class::UnknownModel),

@@ -69,7 +69,8 @@ pub(super) async fn call(
     if number == 1 {
         shop.earn_retries(started_at);
     }
-    let left = Duration::from_millis(millis_between(started_at, job.deadline).max(1));
+    // Up, not down: what ends at the deadline does not end before it.
+    let left = Duration::from_millis(millis_between(started_at, job.deadline).saturating_add(1));
     // Whether one can be used was looked at before the claim; it may rest by now, and is used once more.
     let key = shop.key_now(started_at).unwrap_or_default();
     let id = format!("{}.{number}", job.identity);

@@ -69,7 +69,7 @@ impl Shop {
     pub(super) fn note_key(&self, key: usize, class: Option<Class>, now: Timestamp, rules: &Rules) -> bool {
         let mut keys = self.observed.keys();
         match class {
-            None => keys.answered(key),
+            None => keys.answered(key, now),
             Some(class) => keys.failed(key, class, now, rules.retry_after_ms_max),
         }
         keys.pick(now).is_ok_and(|next| next != key)

@@ -136,6 +136,7 @@ impl Work<'_> {
             from: self.hand.from.clone(),
             owner: self.context.owner.clone(),
             digest: self.job.digest,
+            accepted_at: self.job.accepted_at,
             deadline: self.job.deadline,
             provider: target.provider.clone(),
             model: target.model.clone(),
@@ -171,6 +172,12 @@ impl Work<'_> {
             self.expected = claim;
             let end = if in_hand.is_aborted() { End::cancelled() } else { End::expired(&self.history) };
             return self.end_unpaid(end).await;
+        }
+        // A pause may have been asked for while the claim was written.
+        if !self.may_call(&target).await {
+            let fate = self.withdraw(claim).await;
+            drop(in_hand);
+            return fate;
         }
         let begun_at = tollgate_bus::now();
         let called = tokio::select! {
@@ -318,14 +325,29 @@ impl Work<'_> {
             }
             _ => return self.judge(last).await,
         }
+        self.hand_over(self.expected, &self.another()).await
+    }
+
+    /// Another target that is up, or the wait for one.
+    fn another(&self) -> Next {
         let standings = self.standings();
         let candidates = self.job.candidates();
         let standing = |index: &usize| standings.get(*index);
         let other = candidates.filter(|index| *index != self.job.target).find(|index| {
             standing(index).is_some_and(|target| target.is_up && !retry::is_spent(&self.history, target))
         });
-        let next = other.map_or(Next::Hold, |target| Next::Fallback { target });
-        self.hand_over(self.expected, &next).await
+        other.map_or(Next::Hold, |target| Next::Fallback { target })
+    }
+
+    /// The attempt is claimed, and now its target may not be called any more: the claim ends without a call. The next
+    /// one has the same number.
+    async fn withdraw(&mut self, claim: Sequence) -> Option<Fate> {
+        let next = self.another();
+        match self.write_ended(claim, &next).await {
+            Ok(Fenced::Written(run)) => self.hand_over(run, &next).await,
+            Ok(Fenced::Refused(last)) => self.judge(*last).await,
+            Err(error) => Some(self.rest(&error)),
+        }
     }
 
     /// Every target of the request, as this worker sees it.
@@ -354,6 +376,7 @@ impl Work<'_> {
             attempt: self.history.last().map_or(0, |attempt| attempt.number),
             from: self.hand.from.clone(),
             digest: self.job.digest,
+            accepted_at: self.job.accepted_at,
             deadline: self.job.deadline,
             next: next.clone(),
             history: self.history.clone(),

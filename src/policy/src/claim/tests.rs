@@ -18,6 +18,11 @@ fn time() -> Timestamp {
     Timestamp::from_timestamp_millis(1_790_000_000_000).unwrap()
 }
 
+/// When the copy that the record knows was accepted.
+fn accepted() -> Timestamp {
+    time() - chrono::TimeDelta::hours(1)
+}
+
 fn started(from: u64, body: &[u8]) -> Last {
     Last::Started {
         sequence: 40,
@@ -26,6 +31,7 @@ fn started(from: u64, body: &[u8]) -> Last {
             from: source(from),
             owner: "w1".into(),
             digest: Digest::of(body),
+            accepted_at: accepted(),
             deadline: time(),
             provider: "sim".into(),
             model: "demo".into(),
@@ -43,6 +49,7 @@ fn ended(from: u64, body: &[u8], next: Next) -> Last {
             attempt: 1,
             from: source(from),
             digest: Digest::of(body),
+            accepted_at: accepted(),
             deadline: time(),
             next,
             history: vec![],
@@ -178,8 +185,9 @@ fn a_due_message_goes_on_only_if_the_record_waits_for_it() {
 fn check_stop(why: Stop, last: Last, late_ms: i64, expected: &str) {
     let now = time() + chrono::TimeDelta::milliseconds(late_ms);
     let stopping = match stop(&Digest::of(b"mine"), why, last, now) {
-        Stopping::Write { expected, history } => {
-            format!("write after {expected}, calls {:?}", history.map(|history| history.len()))
+        Stopping::Write { expected, known } => {
+            assert!(known.as_ref().is_none_or(|known| known.accepted_at == accepted()));
+            format!("write after {expected}, calls {:?}", known.map(|known| known.history.len()))
         }
         Stopping::Running { sequence, started } => format!("{} runs it since {sequence}", started.owner),
         Stopping::NotYet => "not yet".into(),

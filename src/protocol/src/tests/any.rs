@@ -179,7 +179,16 @@ pub(super) fn entry() -> impl Strategy<Value = Entry> {
     (any::<bool>(), attempt(), source(), digest, instant(), next, vec(attempt(), 0..3)).prop_map(
         |(started, call, from, digest, deadline, next, history)| {
             if !started {
-                return Entry::Ended(Ended { attempt: call.number, from, digest, deadline, next, history });
+                let accepted_at = call.started_at;
+                return Entry::Ended(Ended {
+                    attempt: call.number,
+                    from,
+                    digest,
+                    accepted_at,
+                    deadline,
+                    next,
+                    history,
+                });
             }
             let estimate = Estimate {
                 input_tokens: call.usage.input_tokens,
@@ -192,6 +201,7 @@ pub(super) fn entry() -> impl Strategy<Value = Entry> {
                 from,
                 owner: "w1".into(),
                 digest,
+                accepted_at: deadline,
                 deadline,
                 provider: call.provider,
                 model: call.model,
