@@ -19,7 +19,7 @@ from common import Failed, step
 SEEDS = (os.environ.get("SEEDS") or "1 2 3 4 5 6 7 8").split()
 REQUESTS = os.environ.get("REQUESTS") or "1200"
 RATE = os.environ.get("RATE") or "60"
-FAULTS = os.environ.get("FAULTS") or "16"
+FAULTS = os.environ.get("FAULTS") or "60"
 RUN_SECONDS_MAX = 420
 
 
