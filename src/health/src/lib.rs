@@ -96,7 +96,8 @@ impl Health {
             let entry = entry.map_err(|error| error.to_string())?;
             match entry.operation {
                 Operation::Put => self.note(&entry.key, &entry.value, entry.revision),
-                Operation::Delete | Operation::Purge => {}
+                // Somebody wants to begin anew.
+                Operation::Delete | Operation::Purge => self.forget(&entry.key),
             }
         }
     }
@@ -122,6 +123,15 @@ impl Health {
         } else if let Some(health) = read::<TargetHealth>(key, value) {
             self.note_target(health, revision);
         }
+    }
+
+    /// A document is there no more, or is in a new bucket that counts from one again.
+    fn forget(&self, key: &str) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.providers.retain(|provider, _| format!("provider.{provider}") != key);
+        known.targets.retain(|(provider, model), _| target_key(provider, model) != key);
+        drop(known);
+        self.changes.send_modify(|changes| *changes += 1);
     }
 
     fn note_provider(&self, provider: &str, health: ProviderHealth, revision: Sequence) {
@@ -284,18 +294,23 @@ impl Health {
         let key = target_key(provider, model);
         let id = (provider.to_owned(), model.to_owned());
         let _turn = self.turn.lock().await;
+        let mut gone_at = 0;
         for _ in 0..TRIES_MAX {
             let known = self.known.read().unwrap_or_else(PoisonError::into_inner).targets.get(&id).cloned();
             let (health, revision) =
-                known.unwrap_or_else(|| (TargetHealth::unknown(provider, model, now), 0));
+                known.unwrap_or_else(|| (TargetHealth::unknown(provider, model, now), gone_at));
             let Some(next) = change(&health) else { return Changed::Same };
             match self.swap(&key, &next, revision).await {
                 Swapped::Written(revision) => {
                     self.note_target(next, revision);
                     return Changed::Written;
                 }
-                Swapped::Other(Some((value, revision))) => self.note(&key, &value, revision),
-                Swapped::Other(None) | Swapped::Failed => return Changed::Failed,
+                Swapped::Other(value, revision) => self.note(&key, &value, revision),
+                Swapped::Gone(revision) => {
+                    self.forget(&key);
+                    gone_at = revision;
+                }
+                Swapped::Failed => return Changed::Failed,
             }
         }
         Changed::Failed
@@ -308,18 +323,23 @@ impl Health {
     ) -> Changed {
         let key = format!("provider.{provider}");
         let _turn = self.turn.lock().await;
+        let mut gone_at = 0;
         for _ in 0..TRIES_MAX {
             let known =
                 self.known.read().unwrap_or_else(PoisonError::into_inner).providers.get(provider).cloned();
-            let (health, revision) = known.unwrap_or_default();
+            let (health, revision) = known.unwrap_or_else(|| (ProviderHealth::default(), gone_at));
             let Some(next) = change(&health) else { return Changed::Same };
             match self.swap(&key, &next, revision).await {
                 Swapped::Written(revision) => {
                     self.note_provider(provider, next, revision);
                     return Changed::Written;
                 }
-                Swapped::Other(Some((value, revision))) => self.note(&key, &value, revision),
-                Swapped::Other(None) | Swapped::Failed => return Changed::Failed,
+                Swapped::Other(value, revision) => self.note(&key, &value, revision),
+                Swapped::Gone(revision) => {
+                    self.forget(&key);
+                    gone_at = revision;
+                }
+                Swapped::Failed => return Changed::Failed,
             }
         }
         Changed::Failed
@@ -333,7 +353,13 @@ impl Health {
                 Ok(revision) => Ok(Swapped::Written(revision)),
                 Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
                     let entry = store.entry(key).await.map_err(|error| error.to_string())?;
-                    Ok(Swapped::Other(entry.map(|entry| (entry.value, entry.revision))))
+                    Ok(match entry {
+                        Some(entry) if entry.operation == Operation::Put => {
+                            Swapped::Other(entry.value, entry.revision)
+                        }
+                        Some(entry) => Swapped::Gone(entry.revision),
+                        None => Swapped::Gone(0),
+                    })
                 }
                 Err(error) => Err(error.to_string()),
             }
@@ -390,8 +416,10 @@ pub struct Ended {
 
 enum Swapped {
     Written(Sequence),
-    /// Another document is there, or none any more.
-    Other(Option<(bytes::Bytes, Sequence)>),
+    /// Another document is there.
+    Other(bytes::Bytes, Sequence),
+    /// None is there any more; the mark of its deletion is.
+    Gone(Sequence),
     Failed,
 }
 

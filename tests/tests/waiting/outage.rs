@@ -93,7 +93,26 @@ async fn an_outage_fails_nothing_and_holds_nobody_else_up() {
 /// The first calls after an outage come one, two, four at a time: each stage only after the last was answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_comes_back_is_given_work_step_by_step() {
-    let mut stage = Stage::up(|provider| config(provider, 64, &TEAMS)).await;
+    let stage = Stage::up(|provider| config(provider, 64, &TEAMS)).await;
+    Box::pin(comes_back(stage, async |_| {})).await;
+}
+
+/// The steps are of the target, not of each process; what was known is still known after the server was killed, and to
+/// those who start later.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_processes_and_a_killed_server_take_the_same_steps() {
+    let roles = [Role::Worker, Role::Worker, Role::Router, Role::Router];
+    let stage = Stage::with(&roles, |provider| config(provider, 64, &TEAMS)).await;
+    Box::pin(comes_back(stage, async |stage| {
+        stage.nats.kill9();
+        stage.nats.restart().await;
+        stage.start(Role::Worker).await;
+        stage.start(Role::Router).await;
+    }))
+    .await;
+}
+
+async fn comes_back(mut stage: Stage, meanwhile: impl AsyncFnOnce(&mut Stage)) {
     stage.provider.stop().await;
     let requests: Vec<_> = (0..200).map(|n| request("ramp", n, "small")).collect();
     stage.client.publish_all(&requests).await;
@@ -102,6 +121,7 @@ async fn a_provider_that_comes_back_is_given_work_step_by_step() {
         if held >= 190 { Ok(()) } else { Err(held) }
     })
     .await;
+    meanwhile(&mut stage).await;
     // Long enough that calls of one stage are all under way together.
     stage.provider.latency(Duration::from_millis(300));
     stage.provider.restart().await;
@@ -147,6 +167,11 @@ async fn a_paused_provider_is_not_called_and_goes_on_when_it_is_resumed() {
     let list: serde_json::Value = serde_json::from_str(&run(&["provider", "list", "--json"])).unwrap();
     assert_eq!(list["providers"][0]["provider"], "sim");
     assert!(list["providers"][0]["paused_since"].is_string(), "{list}");
+    run(&["provider", "resume", "sim"]);
+    // Whoever deletes the document lets the provider be known as new, and it can be paused again.
+    let health = stage.client.jetstream().get_key_value("llm_health").await.unwrap();
+    health.delete("provider.sim").await.unwrap();
+    run(&["provider", "pause", "sim"]);
     run(&["provider", "resume", "sim"]);
     for request in &requests {
         let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
