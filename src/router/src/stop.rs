@@ -10,6 +10,7 @@ use tollgate_bus::record::Fenced;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::{self, End};
 use tollgate_policy::claim::{self, Known, Stop, Stopping};
+use tollgate_protocol::event::{Kind, LifecycleEvent};
 use tollgate_protocol::job::Job;
 use tollgate_protocol::record::{Dead, Last, Started};
 use tollgate_protocol::response::{Attempt, Outcome};
@@ -108,10 +109,16 @@ impl Context {
             Ok(None) => return true,
             Err(error) => return warn(&error),
         };
-        if let Some(dead) = dead
-            && let Err(error) = self.bus.bury(job, dead, &response).await
-        {
-            return warn(&error);
+        if let Some(dead) = dead {
+            if let Err(error) = self.bus.bury(job, dead, &response).await {
+                return warn(&error);
+            }
+            telemetry::count_dead_letter(dead.as_str());
+            let message = "it failed for good; `tollgate dlq show` has it";
+            let mut event = LifecycleEvent::about(&job.identity, Kind::Dead, tollgate_bus::now(), message);
+            event.code = response.error.as_ref().map(|problem| problem.code);
+            // The worker may have told it: the same id, and known once.
+            self.bus.publish_event(&event, SOURCE, &format!("{}.0.dead", job.identity)).await;
         }
         let ended = response.attempts.last().filter(|_| attempt > 0);
         if let Some((attempt, first)) = ended.zip(answer::first_call(&response.attempts)) {

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tollgate_tests::provider::Behaviour;
+use tollgate_tests::config::Config;
+use tollgate_tests::provider::{Behaviour, Provider};
 use tollgate_tests::request::{Identity, Request};
 use tollgate_tests::roles::Role;
 use tollgate_tests::wait::eventually;
 
-use crate::stage::{PATIENCE, Stage, config};
+use crate::stage::{PATIENCE, PRICE, Stage, config};
 
 const TEAM: &str = "research";
 
@@ -86,4 +87,65 @@ async fn what_kills_its_workers_is_buried_alone() {
     let (code, shown) = run(&stage, &["show", again]);
     assert_eq!((code, &shown["status"]), (0, &"succeeded".into()), "{shown}");
     assert_eq!(run(&stage, &["dlq", "list"]).1["letters"], 0);
+}
+
+/// The letter of a worker that died before it wrote it is written by the router that removes the message, with its body.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_with_a_large_body_is_stored_although_its_worker_died() {
+    let second = Duration::from_secs(1);
+    let other = Provider::start().await;
+    let teams = |config: Config| {
+        config
+            .timing(second, second)
+            .provider("other", &other.base_url(), 16, &[("o-1", PRICE)])
+            .model("other", &["other/o-1"])
+    };
+    let mut stage = Stage::with(&[Role::Ledger, Role::Router, Role::Worker], |provider| {
+        teams(config(provider, 8, &[TEAM]))
+    })
+    .await;
+    stage.provider.always(Behaviour::Hang);
+    let text = format!("large {}", "x".repeat(1_000_000));
+    let poison = Request::chat(&Identity::new(TEAM, "dead", "large"), "small", &text);
+    stage.client.publish(&poison).await;
+    for death in 0..5 {
+        eventually(PATIENCE, "a call that kills", async || match stage.provider.total() {
+            calls if calls > death => Ok(()),
+            calls => Err(calls),
+        })
+        .await;
+        stage.running[2].kill9();
+        stage.running[2].restart_at(Some("worker.answered:1:kill"));
+    }
+    stage.client.await_response(&poison.identity, PATIENCE).await;
+    eventually(PATIENCE, "the death of the worker that would bury it", async || {
+        (!stage.running[2].is_alive()).then_some(())
+    })
+    .await;
+    assert_eq!(stage.client.message_count("LLM_DEAD").await, 0);
+    // Its provider is taken out of the configuration: no worker gets the message again.
+    stage.broker.configure(&teams(Config::new().team(TEAM)));
+    stage.running[1].term();
+    stage.running[1].process().ended(PATIENCE).await;
+    stage.running[1].restart().await;
+    eventually(PATIENCE, "a dead letter", async || {
+        (stage.client.message_count("LLM_DEAD").await == 1).then_some(())
+    })
+    .await;
+    let events = stage.client.read_stream("LLM_EVENT").await;
+    assert_eq!(events.iter().filter(|event| event.subject == format!("llm.event.{TEAM}.dead")).count(), 1);
+    // What was put aside is no longer needed.
+    stage.client.jetstream().delete_stream("OBJ_llm_blobs").await.unwrap();
+    stage.provider.always(Behaviour::Answer);
+    stage.broker.configure(&teams(config(&stage.provider, 8, &[TEAM])));
+    stage.running[1].kill9();
+    stage.running[1].restart().await;
+    stage.running[2].restart_at(None);
+    let (code, replayed) = run(&stage, &["dlq", "replay"]);
+    assert_eq!(code, 0, "{replayed}");
+    eventually(PATIENCE, "the whole request at the provider", async || {
+        let calls = stage.provider.calls();
+        calls.iter().skip(5).any(|call| call.body["messages"][0]["content"] == text.as_str()).then_some(())
+    })
+    .await;
 }
