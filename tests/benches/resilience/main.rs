@@ -38,11 +38,14 @@ fn main() -> ExitCode {
     if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Publishes until it is acknowledged.
+/// Publishes until it is acknowledged; a server that does not do that for a minute ends the bench.
 async fn publish(client: tollgate_tests::client::Client, request: tollgate_tests::request::Request) {
-    while client.try_publish(&request).await.is_err() {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let stored = async {
+        while client.try_publish(&request).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), stored).await.expect("a request is stored");
 }
 
 /// Prints a bar, and whether it was kept.

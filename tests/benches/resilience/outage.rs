@@ -10,6 +10,7 @@ use tollgate_tests::nats::NatsServer;
 use tollgate_tests::provider::{Behaviour, Call, Provider};
 use tollgate_tests::request::{Identity, Request};
 use tollgate_tests::roles::{Broker, Role, Running};
+use tollgate_tests::wait::eventually;
 
 use super::{bar, publish, quantile};
 
@@ -78,9 +79,11 @@ async fn live_load(bench: &Bench, group: &str) -> (f64, u64) {
     }
     sent.join_all().await;
     let all = || bench.live.all().into_iter().filter(|stored| stored.subject.contains(group));
-    while all().count() < n {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually(Duration::from_secs(300), "all answers of the other provider", async || match all().count() {
+        count if count >= n => Ok(()),
+        count => Err(count),
+    })
+    .await;
     let delay = |stored: tollgate_tests::client::Stored| stored.value()["timing"]["queued_ms"].as_u64();
     let mut delays: Vec<u64> = all().filter_map(delay).collect();
     delays.sort_unstable();

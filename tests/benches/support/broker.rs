@@ -22,7 +22,16 @@ pub(crate) fn binary() -> PathBuf {
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let build = Command::new(cargo)
-        .args(["build", "--quiet", "--release", "--bin", "tollgate", "--message-format"])
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--package",
+            "tollgate",
+            "--bin",
+            "tollgate",
+            "--message-format",
+        ])
         .arg("json-render-diagnostics")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
