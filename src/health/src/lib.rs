@@ -7,23 +7,25 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use async_nats::jetstream::kv::{self, Operation, Store, UpdateErrorKind};
+use async_nats::jetstream::kv::Operation;
 use futures_util::StreamExt;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tollgate_policy::health::{Availability, Breaker, Probe, ProviderHealth, TargetHealth, availability};
 use tollgate_policy::retry::Standing;
 use tollgate_protocol::event::{ProviderEvent, ProviderKind};
 use tollgate_protocol::job::Target;
-use tollgate_protocol::{Digest, ErrorCode, Sequence, Timestamp};
-
+use tollgate_protocol::{ErrorCode, Sequence, Timestamp};
 use tollgate_bus::{Bus, topology};
+
+mod bucket;
+
+pub use bucket::ensure;
+use bucket::{Swapped, read, store, target_key};
 
 /// Tries of one change: other processes may be faster each time.
 const TRIES_MAX: usize = 20;
-/// How long the bucket may take to answer.
-const ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// How soon a watch that broke is begun again.
 const WATCH_AGAIN: Duration = Duration::from_millis(500);
 
@@ -289,92 +291,54 @@ impl Health {
         provider: &str,
         model: &str,
         now: Timestamp,
-        mut change: impl FnMut(&TargetHealth) -> Option<TargetHealth>,
+        change: impl FnMut(&TargetHealth) -> Option<TargetHealth>,
     ) -> Changed {
-        let key = target_key(provider, model);
         let id = (provider.to_owned(), model.to_owned());
-        let _turn = self.turn.lock().await;
-        let mut gone_at = 0;
-        for _ in 0..TRIES_MAX {
-            let known = self.known.read().unwrap_or_else(PoisonError::into_inner).targets.get(&id).cloned();
-            let (health, revision) =
-                known.unwrap_or_else(|| (TargetHealth::unknown(provider, model, now), gone_at));
-            let Some(next) = change(&health) else { return Changed::Same };
-            match self.swap(&key, &next, revision).await {
-                Swapped::Written(revision) => {
-                    self.note_target(next, revision);
-                    return Changed::Written;
-                }
-                Swapped::Other(value, revision) => self.note(&key, &value, revision),
-                Swapped::Gone(revision) => {
-                    self.forget(&key);
-                    gone_at = revision;
-                }
-                Swapped::Failed => return Changed::Failed,
-            }
-        }
-        Changed::Failed
+        let known = |known: &Known| known.targets.get(&id).cloned();
+        let new = || TargetHealth::unknown(provider, model, now);
+        let note = |health, revision| self.note_target(health, revision);
+        self.change(&target_key(provider, model), known, new, note, change).await
     }
 
     async fn change_provider(
         &self,
         provider: &str,
-        mut change: impl FnMut(&ProviderHealth) -> Option<ProviderHealth>,
+        change: impl FnMut(&ProviderHealth) -> Option<ProviderHealth>,
     ) -> Changed {
-        let key = format!("provider.{provider}");
+        let known = |known: &Known| known.providers.get(provider).cloned();
+        let note = |health, revision| self.note_provider(provider, health, revision);
+        self.change(&format!("provider.{provider}"), known, ProviderHealth::default, note, change).await
+    }
+
+    /// Changes a document by compare-and-swap, as often as others are faster.
+    async fn change<T: Serialize>(
+        &self,
+        key: &str,
+        known: impl Fn(&Known) -> Option<(T, Sequence)>,
+        new: impl Fn() -> T,
+        note: impl Fn(T, Sequence),
+        mut change: impl FnMut(&T) -> Option<T>,
+    ) -> Changed {
         let _turn = self.turn.lock().await;
         let mut gone_at = 0;
         for _ in 0..TRIES_MAX {
-            let known =
-                self.known.read().unwrap_or_else(PoisonError::into_inner).providers.get(provider).cloned();
-            let (health, revision) = known.unwrap_or_else(|| (ProviderHealth::default(), gone_at));
+            let known = known(&self.known.read().unwrap_or_else(PoisonError::into_inner));
+            let (health, revision) = known.unwrap_or_else(|| (new(), gone_at));
             let Some(next) = change(&health) else { return Changed::Same };
-            match self.swap(&key, &next, revision).await {
+            match self.swap(key, &next, revision).await {
                 Swapped::Written(revision) => {
-                    self.note_provider(provider, next, revision);
+                    note(next, revision);
                     return Changed::Written;
                 }
-                Swapped::Other(value, revision) => self.note(&key, &value, revision),
+                Swapped::Other(value, revision) => self.note(key, &value, revision),
                 Swapped::Gone(revision) => {
-                    self.forget(&key);
+                    self.forget(key);
                     gone_at = revision;
                 }
                 Swapped::Failed => return Changed::Failed,
             }
         }
         Changed::Failed
-    }
-
-    async fn swap<T: Serialize>(&self, key: &str, next: &T, revision: Sequence) -> Swapped {
-        let Ok(value) = serde_json::to_vec(next) else { return Swapped::Failed };
-        let swapping = async {
-            let store = store(&self.bus).await?;
-            match store.update(key, value.into(), revision).await {
-                Ok(revision) => Ok(Swapped::Written(revision)),
-                Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
-                    let entry = store.entry(key).await.map_err(|error| error.to_string())?;
-                    Ok(match entry {
-                        Some(entry) if entry.operation == Operation::Put => {
-                            Swapped::Other(entry.value, entry.revision)
-                        }
-                        Some(entry) => Swapped::Gone(entry.revision),
-                        None => Swapped::Gone(0),
-                    })
-                }
-                Err(error) => Err(error.to_string()),
-            }
-        };
-        match tokio::time::timeout(ANSWER_WAIT, swapping).await {
-            Ok(Ok(swapped)) => swapped,
-            Ok(Err(error)) => {
-                tracing::warn!(error, key, "the shared health cannot be changed");
-                Swapped::Failed
-            }
-            Err(_) => {
-                tracing::warn!(key, "the shared health cannot be changed: no answer");
-                Swapped::Failed
-            }
-        }
     }
 
     async fn tell(
@@ -414,42 +378,6 @@ pub struct Ended {
     pub max_in_flight: u32,
 }
 
-enum Swapped {
-    Written(Sequence),
-    /// Another document is there.
-    Other(bytes::Bytes, Sequence),
-    /// None is there any more; the mark of its deletion is.
-    Gone(Sequence),
-    Failed,
-}
-
-/// Creates the bucket, if it is not there.
-pub async fn ensure(bus: &Bus, replicas: usize) -> Result<(), String> {
-    let config = kv::Config {
-        bucket: bucket(bus),
-        description: "whether targets can be called".into(),
-        history: 1,
-        num_replicas: replicas,
-        ..kv::Config::default()
-    };
-    match bus.jetstream().create_key_value(config).await {
-        Ok(_) => Ok(()),
-        // It is there, perhaps with settings of an older version.
-        Err(error) => match bus.jetstream().get_key_value(bucket(bus)).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(error.to_string()),
-        },
-    }
-}
-
-fn bucket(bus: &Bus) -> String {
-    format!("{}_health", bus.subjects().prefix())
-}
-
-async fn store(bus: &Bus) -> Result<Store, String> {
-    bus.jetstream().get_key_value(bucket(bus)).await.map_err(|error| error.to_string())
-}
-
 /// How many requests wait for a provider, as far as that can be told: those in its stream, and all held ones.
 async fn waiting_for(bus: &Bus, provider: &str) -> u64 {
     let mut waiting = 0;
@@ -464,15 +392,4 @@ async fn waiting_for(bus: &Bus, provider: &str) -> u64 {
         waiting += counts.fold(0, async |sum, count| sum + count).await;
     }
     waiting
-}
-
-fn target_key(provider: &str, model: &str) -> String {
-    let digest = Digest::of(model.as_bytes()).to_string();
-    format!("target.{provider}.{}", digest.get(..16).unwrap_or_default())
-}
-
-fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Option<T> {
-    serde_json::from_slice(value)
-        .inspect_err(|error| tracing::warn!(%error, key, "a health document cannot be read"))
-        .ok()
 }

@@ -197,17 +197,7 @@ impl Work<'_> {
         let mut last = last;
         loop {
             match claim::judge(&self.hand, last) {
-                Verdict::Claim { expected, history } => {
-                    self.expected = expected;
-                    if let Some(history) = history {
-                        self.history = history;
-                        // It may have died with the process that wrote the entry.
-                        if !self.repeat_last_usage().await {
-                            return Some(Fate::HandBack(REST));
-                        }
-                    }
-                    return None;
-                }
+                Verdict::Claim { expected, history } => return self.goes_on_from(expected, history).await,
                 Verdict::HandOver { run, ended } => {
                     self.history = ended.history;
                     if !self.repeat_last_usage().await {
@@ -236,6 +226,15 @@ impl Work<'_> {
                 }
             }
         }
+    }
+
+    /// The request goes on from this entry of its record. `Some`: not now.
+    async fn goes_on_from(&mut self, expected: Sequence, history: Option<Vec<Attempt>>) -> Option<Fate> {
+        self.expected = expected;
+        self.history = history?;
+        // The usage of its last call may have died with the process that wrote the entry.
+        let is_counted = self.repeat_last_usage().await;
+        (!is_counted).then_some(Fate::HandBack(REST))
     }
 
     /// The worker of an attempt is gone: its cost is recorded as an estimate, then the next one is claimed.
@@ -314,13 +313,8 @@ impl Work<'_> {
         };
         match claim::judge_unclaimed(&self.hand, self.expected, last.clone()) {
             Verdict::Claim { expected, history } => {
-                self.expected = expected;
-                if let Some(history) = history {
-                    self.history = history;
-                    // It may have died with the process that wrote the entry.
-                    if !self.repeat_last_usage().await {
-                        return Some(Fate::HandBack(REST));
-                    }
+                if let Some(fate) = self.goes_on_from(expected, history).await {
+                    return Some(fate);
                 }
             }
             _ => return self.judge(last).await,
