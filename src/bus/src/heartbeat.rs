@@ -50,9 +50,11 @@ impl Heartbeats {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            let subjects: Vec<_> =
-                self.held.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-            for subject in subjects {
+            let held = || self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            let keys: Vec<u64> = held().keys().copied().collect();
+            for key in keys {
+                // It may have been let go of since.
+                let Some(subject) = held().get(&key).cloned() else { continue };
                 if let Err(error) = client.publish(subject, Bytes::from_static(b"+WPI")).await {
                     tracing::debug!(%error, "heartbeat was not sent");
                     break;

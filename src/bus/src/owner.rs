@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_nats::RequestErrorKind;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tollgate_protocol::Identity;
 
@@ -39,6 +40,35 @@ pub enum Answer {
     Holding,
     /// It is not.
     NotMine,
+}
+
+/// What one unanswered question counts for, at most.
+const LISTENED_MAX: Duration = Duration::from_secs(2);
+
+/// For how long an owner was silent while this side could have heard it.
+#[derive(Debug)]
+pub struct Silence {
+    silent: Duration,
+    disconnections: u64,
+}
+
+impl Silence {
+    /// Nothing was asked yet.
+    pub fn new(bus: &Bus) -> Self {
+        Self { silent: Duration::ZERO, disconnections: bus.connection().health().disconnections }
+    }
+
+    /// Notes a question, asked at `asked`, and the pause before the next one; returns the silence up to now.
+    pub fn note(&mut self, bus: &Bus, answer: Option<Answer>, asked: Instant, pause: Duration) -> Duration {
+        let health = bus.connection().health();
+        if answer.is_some() || !health.connected || health.disconnections != self.disconnections {
+            (self.silent, self.disconnections) = (Duration::ZERO, health.disconnections);
+        } else {
+            // Not the time that has passed, but the time that was listened: this process may have been stopped as well.
+            self.silent += asked.elapsed().min(LISTENED_MAX) + pause;
+        }
+        self.silent
+    }
 }
 
 impl Bus {

@@ -32,7 +32,7 @@ pub struct Held {
     /// Whether it was delivered before. A hint only: a killed server forgets.
     pub redelivered: bool,
     acker: Acker,
-    _beat: Beat,
+    beat: Beat,
     _place: OwnedSemaphorePermit,
 }
 
@@ -60,6 +60,7 @@ impl Held {
     /// Done with: the server may forget it. Not waited for: a lost acknowledgement is a redelivery, and
     /// a redelivery finds everything done.
     pub async fn ack(self) {
+        drop(self.beat);
         if let Err(error) = self.acker.ack().await {
             tracing::debug!(%error, message = %self.source, "acknowledgement was not sent");
         }
@@ -67,6 +68,8 @@ impl Held {
 
     /// To be delivered again after `delay`, here or elsewhere.
     pub async fn hand_back(self, delay: Duration) {
+        // First: a heartbeat after it would count as the message's own, and it would come only after the whole wait.
+        drop(self.beat);
         if let Err(error) = self.acker.ack_with(AckKind::Nak(Some(delay))).await {
             tracing::debug!(%error, message = %self.source, "hand-back was not sent");
         }
@@ -231,7 +234,7 @@ fn held(
         stored_at,
         redelivered,
         acker,
-        _beat: beat,
+        beat,
         _place: place,
     })
 }

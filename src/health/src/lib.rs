@@ -12,12 +12,12 @@ use futures_util::StreamExt;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tollgate_bus::{Bus, topology};
 use tollgate_policy::health::{Availability, Breaker, Probe, ProviderHealth, TargetHealth, availability};
 use tollgate_policy::retry::Standing;
 use tollgate_protocol::event::{ProviderEvent, ProviderKind};
 use tollgate_protocol::job::Target;
 use tollgate_protocol::{ErrorCode, Sequence, Timestamp};
-use tollgate_bus::{Bus, topology};
 
 mod bucket;
 
@@ -26,6 +26,8 @@ use bucket::{Swapped, read, store, target_key};
 
 /// Tries of one change: other processes may be faster each time.
 const TRIES_MAX: usize = 20;
+/// How long a start waits for what is known.
+const LOAD_WAIT: Duration = Duration::from_secs(3);
 /// How soon a watch that broke is begun again.
 const WATCH_AGAIN: Duration = Duration::from_millis(500);
 
@@ -115,6 +117,15 @@ impl Health {
             }
         }
         Ok(())
+    }
+
+    /// Reads the bucket before anything is decided by it. One that does not answer soon holds nothing up.
+    pub async fn load_soon(&self) {
+        match tokio::time::timeout(LOAD_WAIT, self.load()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error, "the health of the targets is not known yet"),
+            Err(_) => tracing::warn!("the health of the targets is not known yet: no answer"),
+        }
     }
 
     fn note(&self, key: &str, value: &[u8], revision: Sequence) {

@@ -15,6 +15,8 @@ pub use window::{Outcome, Window};
 
 /// Longest stage of a ramp, in milliseconds: permits of processes that died must not block for ever.
 pub const STAGE_MS_MAX: i64 = 30_000;
+/// The same for a target whose answers were seen to take longer: twice as long as the longest, up to this.
+const SLOW_MS_MAX: i64 = 1_200_000;
 /// A stage of so many calls at a time that succeeds closes the breaker, however many places the provider has.
 pub const RAMP_MAX: u32 = 32;
 /// The first wait of an open breaker, in milliseconds; it doubles with each failed probe.
@@ -49,6 +51,9 @@ pub struct TargetHealth {
     pub code: Option<ErrorCode>,
     /// Since when it is down, or up again.
     pub since: Timestamp,
+    /// How long a stage of this outage may take, in milliseconds, if its calls were seen to take long.
+    #[serde(default)]
+    pub stage_ms: i64,
 }
 
 /// The state of a circuit breaker.
@@ -66,7 +71,8 @@ pub enum Breaker {
     },
     /// Some do, to see whether it is up again.
     HalfOpen {
-        /// The stage's number, never used again: a late result of an older stage counts for nothing.
+        /// The stage's number, never used again: when it began, in microseconds since 1970. A late failure of an older
+        /// stage counts for nothing.
         stage: u64,
         /// Calls of this stage.
         allowed: u32,
@@ -137,7 +143,8 @@ pub fn availability(
         Breaker::Open { .. } => Availability::Probe,
         Breaker::HalfOpen { allowed, granted, .. } if granted < allowed => Availability::Probe,
         Breaker::HalfOpen { stage_since, .. } => {
-            let end = stage_since + TimeDelta::milliseconds(STAGE_MS_MAX);
+            let end =
+                stage_since + TimeDelta::milliseconds(STAGE_MS_MAX.max(target.stage_ms.min(SLOW_MS_MAX)));
             if end <= now { Availability::Probe } else { down(end) }
         }
     }
@@ -188,7 +195,7 @@ impl TargetHealth {
             return None;
         };
         if stage != probe.stage {
-            return None;
+            return self.late(probe, is_answered, now);
         }
         if !is_answered {
             return Some(self.open(code, trips.saturating_add(1), now, chance));
@@ -208,8 +215,21 @@ impl TargetHealth {
                 stage_since: now,
             }
         };
-        let since = if breaker == Breaker::Closed { now } else { self.since };
-        Some(Self { breaker, since, ..self.clone() })
+        match breaker {
+            Breaker::Closed => Some(Self { breaker, since: now, stage_ms: 0, ..self.clone() }),
+            breaker => Some(Self { breaker, ..self.clone() }),
+        }
+    }
+
+    /// A call of an older stage has ended. An answer shows how long calls take: stages live as long as that needs, or a
+    /// slow target would never get beyond its first.
+    fn late(&self, probe: Probe, is_answered: bool, now: Timestamp) -> Option<Self> {
+        let began = i64::try_from(probe.stage).unwrap_or(i64::MAX);
+        let is_of_outage = began >= self.since.timestamp_micros();
+        let took_ms = now.timestamp_micros().saturating_sub(began) / 1_000;
+        let stage_ms = took_ms.saturating_mul(2).min(SLOW_MS_MAX);
+        (is_answered && is_of_outage && stage_ms > self.stage_ms.max(STAGE_MS_MAX))
+            .then(|| Self { stage_ms, ..self.clone() })
     }
 
     /// A permit was not used: somebody else may have it. `None`: its stage is over.
@@ -239,6 +259,7 @@ impl TargetHealth {
             breaker: Breaker::Closed,
             code: None,
             since: now,
+            stage_ms: 0,
         }
     }
 

@@ -4,7 +4,7 @@
 //! that a million of them are some tens of megabytes. It may know messages that are gone; whoever takes one up finds
 //! that out.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use tollgate_protocol::job::Target;
 use tollgate_protocol::{Identity, Sequence, Team, Timestamp};
@@ -19,6 +19,9 @@ pub struct Entry {
     /// [`request_hash`] of its request.
     pub request: u64,
 }
+
+/// Whose a held message is, and what it waits for.
+pub type Waits = (Team, Vec<Target>);
 
 /// Messages by sequence and by due time.
 #[derive(Debug, Default)]
@@ -90,8 +93,10 @@ pub struct Waiting {
     shelf: Shelf,
     /// What each message waits for, and whose it is.
     of: BTreeMap<Sequence, (usize, Team)>,
-    /// The sets of targets that are waited for.
-    sets: Vec<Vec<Target>>,
+    /// The sets of targets that are waited for, with a number for each.
+    sets: BTreeMap<usize, Vec<Target>>,
+    numbers: HashMap<Vec<Target>, usize>,
+    next_set: usize,
     /// By set, then team, oldest first. May hold messages that the shelf no longer has.
     queues: BTreeMap<usize, BTreeMap<Team, VecDeque<Sequence>>>,
     /// By set: the team that was served last.
@@ -129,18 +134,19 @@ impl Waiting {
         self.shelf.remove(sequence)
     }
 
-    /// Takes out what is due.
-    pub fn take_due(&mut self, now: Timestamp, most: usize) -> Vec<Entry> {
-        let due = self.shelf.take_due(now, most);
-        for entry in &due {
-            self.of.remove(&entry.sequence);
-        }
-        due
+    /// Takes out what is due, with whose it is and what it waits for.
+    pub fn take_due(&mut self, now: Timestamp, most: usize) -> Vec<(Entry, Option<Waits>)> {
+        let due = self.shelf.take_due(now, most).into_iter();
+        due.map(|entry| {
+            let of = self.of.remove(&entry.sequence);
+            (entry, of.map(|(set, team)| (team, self.sets.get(&set).cloned().unwrap_or_default())))
+        })
+        .collect()
     }
 
     /// The sets of targets that somebody waits for.
     pub fn sets(&self) -> Vec<(usize, &[Target])> {
-        self.queues.keys().filter_map(|set| Some((*set, self.sets.get(*set)?.as_slice()))).collect()
+        self.queues.keys().filter_map(|set| Some((*set, self.sets.get(set)?.as_slice()))).collect()
     }
 
     /// Takes out the next message that waits for this set of targets: the oldest of the team whose turn it is.
@@ -156,7 +162,12 @@ impl Waiting {
                 .or_else(|| queues.iter().next())
                 .map(|(team, _)| team.clone());
             let Some(team) = next else {
+                // Clients choose what is in a set: those that nobody waits for are not kept.
                 self.queues.remove(&set);
+                self.turn.remove(&set);
+                if let Some(targets) = self.sets.remove(&set) {
+                    self.numbers.remove(&targets);
+                }
                 return None;
             };
             let Some(queue) = queues.get_mut(&team) else { continue };
@@ -177,11 +188,14 @@ impl Waiting {
     }
 
     fn set_of(&mut self, targets: &[Target]) -> usize {
-        if let Some(set) = self.sets.iter().position(|known| known == targets) {
-            return set;
+        if let Some(set) = self.numbers.get(targets) {
+            return *set;
         }
-        self.sets.push(targets.to_vec());
-        self.sets.len() - 1
+        let set = self.next_set;
+        self.next_set += 1;
+        self.sets.insert(set, targets.to_vec());
+        self.numbers.insert(targets.to_vec(), set);
+        set
     }
 
     fn queue(&mut self, set: usize, team: &Team) -> &mut VecDeque<Sequence> {

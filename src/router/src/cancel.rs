@@ -55,7 +55,9 @@ impl Context {
             }
             Last::None | Last::Foreign { .. } | Last::Ended { .. } => self.look_for(&identity).await,
         }
-        if is_unknown && age.num_milliseconds() > UNKNOWN_MS_MAX {
+        // While no router was there, nobody looked.
+        let looked_for = tollgate_bus::now() - message.stored_at.max(self.started_at);
+        if is_unknown && looked_for.num_milliseconds() > UNKNOWN_MS_MAX {
             tracing::debug!(request = %identity, "a cancellation of a request that nobody knows is dropped");
             telemetry::count_cancellation("unknown");
             return message.ack().await;

@@ -383,8 +383,10 @@ impl Context {
             self.stop(message, job, stop).await;
             return;
         }
-        // Held already, and released too soon.
-        if self.bus.subjects().parse_retry_hold(&message.subject).is_some() {
+        // Held already, and released too soon. With targets that were found since, it is held anew.
+        if self.bus.subjects().parse_retry_hold(&message.subject).is_some()
+            && Job::decode(&message.payload).is_ok_and(|stored| stored.targets == job.targets)
+        {
             return message.hand_back(Duration::ZERO).await;
         }
         match self.bus.hold(job, &message.source).await {

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use tokio::time::Instant;
-use tollgate_bus::owner::{Answer, Question};
+use tollgate_bus::owner::{Answer, Question, Silence};
 use tollgate_bus::publish::PublishError;
 use tollgate_bus::record::{Fenced, Write};
 use tollgate_bus::retry::Patience;
+use tollgate_policy::answer::{End, response};
 use tollgate_policy::claim::{self, Hand, Known, Verdict};
 use tollgate_protocol::job::Job;
 use tollgate_protocol::record::{Ended, Entry, Next, Source, Started};
@@ -62,10 +63,14 @@ impl Context {
                 }
                 Ok(())
             }
-            Verdict::Copy | Verdict::Conflict => {
-                if !self.reply_stored(&Caller::of(&job)).await {
-                    return;
-                }
+            // Somebody may wait for a reply to this copy.
+            Verdict::Copy if job.reply_to.is_some() => {
+                self.bus.look_again(&job, &message.source, message.stored_at).await
+            }
+            Verdict::Copy => Ok(()),
+            Verdict::Conflict => {
+                let form = response(&job, &[], End::expired(&[]), tollgate_bus::now());
+                self.report_conflict(&Caller::of(&job), form).await;
                 Ok(())
             }
         };
@@ -96,13 +101,16 @@ impl Context {
     /// Whether nobody has the call in hand: its owner says so, or is silent for a whole lease.
     async fn is_lost(&self, job: &Job, started: &Started) -> bool {
         let question = Question { identity: job.identity.clone(), attempt: started.attempt };
-        let begun = Instant::now();
+        let mut silence = Silence::new(&self.bus);
         loop {
-            match self.bus.ask_owner(&started.owner, &question).await {
+            let asked = Instant::now();
+            let answer = self.bus.ask_owner(&started.owner, &question).await;
+            let silent = silence.note(&self.bus, answer, asked, ASK_EVERY);
+            match answer {
                 Some(Answer::Holding) => return false,
                 Some(Answer::NotMine) => return true,
                 None if !self.bus.connection().health().connected => return false,
-                None if begun.elapsed() >= self.settings.lease => return true,
+                None if silent >= self.settings.lease => return true,
                 None => tokio::time::sleep(ASK_EVERY).await,
             }
         }

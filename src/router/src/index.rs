@@ -20,10 +20,10 @@ use tokio_util::task::TaskTracker;
 use tollgate_bus::presence::Presence;
 use tollgate_policy::claim::Stop;
 use tollgate_policy::health::{Availability, Probe};
-use tollgate_policy::index::{Entry, caretaker, request_hash};
+use tollgate_policy::index::{Entry, Waits, caretaker, request_hash};
+use tollgate_protocol::Identity;
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::record::Source;
-use tollgate_protocol::{Identity, Team};
 use tollgate_telemetry as telemetry;
 
 use crate::Context;
@@ -57,8 +57,10 @@ pub(crate) struct Released {
 struct Out {
     filter: String,
     entry: Entry,
-    /// For a held one: whose it is, and what it waits for.
-    held: Option<(usize, Team, Vec<Target>)>,
+    /// Of a held one.
+    waits: Option<Waits>,
+    /// The set of targets that it was released for.
+    released_for: Option<usize>,
 }
 
 /// The index of one router.
@@ -178,10 +180,15 @@ impl Index {
         let room = self.ending.available_permits();
         let Some(place) = self.places.get_mut(filter) else { return };
         let (kind, stream) = (place.kind.clone(), place.stream.clone());
-        for entry in place.take_due(tollgate_bus::now(), room) {
+        for (entry, waits) in place.take_due(tollgate_bus::now(), room) {
             let Ok(permit) = Arc::clone(&self.ending).try_acquire_owned() else { return };
             let source = Source { stream: stream.clone(), sequence: entry.sequence };
-            self.out.insert(source.clone(), Out { filter: filter.to_owned(), entry, held: None });
+            // Whoever has it in hand ends it, or gives it back.
+            if self.out.contains_key(&source) {
+                continue;
+            }
+            let out = Out { filter: filter.to_owned(), entry, waits, released_for: None };
+            self.out.insert(source.clone(), out);
             let (context, kind) = (Arc::clone(&self.context), kind.clone());
             self.tasks.spawn(async move {
                 context.end_found(source, &kind).await;
@@ -204,7 +211,11 @@ impl Index {
         for entry in place.take_all(self.ending.available_permits()) {
             let Ok(permit) = Arc::clone(&self.ending).try_acquire_owned() else { return };
             let source = Source { stream: place.stream.clone(), sequence: entry.sequence };
-            self.out.insert(source.clone(), Out { filter: filter.to_owned(), entry, held: None });
+            if self.out.contains_key(&source) {
+                continue;
+            }
+            let out = Out { filter: filter.to_owned(), entry, waits: None, released_for: None };
+            self.out.insert(source.clone(), out);
             let context = Arc::clone(&self.context);
             self.tasks.spawn(async move {
                 context.evacuate(source).await;
@@ -231,15 +242,22 @@ impl Index {
                         probe = Some((target, granted.stage));
                     }
                 }
-                let Some((entry, team)) = place.release(set) else {
+                // What was read twice, since the place was read anew, is in hand already.
+                let (out, stream) = (&self.out, place.stream.clone());
+                let is_in_hand = |entry: &Entry| {
+                    out.contains_key(&Source { stream: stream.clone(), sequence: entry.sequence })
+                };
+                let next = std::iter::from_fn(|| place.release(set)).find(|(entry, _)| !is_in_hand(entry));
+                let Some((entry, team)) = next else {
                     if let Some((target, stage)) = probe {
                         self.context.health.give_back(&target, Probe { stage }, now).await;
                     }
                     break;
                 };
                 let source = Source { stream: place.stream.clone(), sequence: entry.sequence };
-                let held = Some((set, team, targets.clone()));
-                self.out.insert(source.clone(), Out { filter: filter.clone(), entry, held });
+                let waits = Some((team, targets.clone()));
+                let out = Out { filter: filter.clone(), entry, waits, released_for: Some(set) };
+                self.out.insert(source.clone(), out);
                 *self.released.entry(set).or_default() += 1;
                 let (context, desk) = (Arc::clone(&self.context), self.desk.clone());
                 self.tasks.spawn(async move {
@@ -259,15 +277,18 @@ impl Index {
     /// A message that was given away is done with, or is to be looked at again.
     fn take_back(&mut self, back: Back) {
         let Some(out) = self.out.remove(&back.source) else { return };
-        if let Some((set, ..)) = &out.held
-            && let Some(count) = self.released.get_mut(set)
+        if let Some(set) = out.released_for
+            && let Some(count) = self.released.get_mut(&set)
         {
             *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.released.remove(&set);
+            }
         }
         let Some(place) = self.places.get_mut(&out.filter).filter(|_| !back.is_done) else { return };
-        match out.held {
-            Some((_, team, targets)) => place.put_back(out.entry, &team, &targets),
-            None => place.look_again(out.entry, tollgate_bus::now(), AGAIN_MS),
+        match (&out.waits, out.released_for) {
+            (Some(waits), Some(_)) => place.put_back(out.entry, waits),
+            (waits, _) => place.look_again(out.entry, waits.as_ref(), tollgate_bus::now(), AGAIN_MS),
         }
     }
 
@@ -304,15 +325,20 @@ enum Best {
     Down,
 }
 
-/// The best of some targets. Those that are not configured any more count as up: the desk sees what becomes of them.
+/// The best of some targets. When none of them is configured any more, the desk sees what becomes of the request.
 fn best(context: &Context, targets: &[Target]) -> Best {
-    let mut probe = None;
+    let (mut probe, mut is_gone) = (None, true);
     for target in targets {
-        match context.availability(target) {
-            None | Some(Availability::Up) => return Best::Up,
-            Some(Availability::Probe) => probe = probe.or(Some(target)),
-            Some(Availability::Down { .. }) => {}
+        let Some(availability) = context.availability(target) else { continue };
+        is_gone = false;
+        match availability {
+            Availability::Up => return Best::Up,
+            Availability::Probe => probe = probe.or(Some(target)),
+            Availability::Down { .. } => {}
         }
+    }
+    if is_gone {
+        return Best::Up;
     }
     probe.map_or(Best::Down, |target| Best::Probe(target.clone()))
 }

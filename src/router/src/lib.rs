@@ -32,7 +32,7 @@ use tollgate_health::Health;
 use tollgate_policy::catalog::{Catalog, Teams};
 use tollgate_policy::retention::Retention;
 use tollgate_protocol::subject::LANES;
-use tollgate_protocol::{Identity, Priority};
+use tollgate_protocol::{Identity, Priority, Timestamp};
 
 use holding::Back;
 
@@ -89,6 +89,8 @@ struct Context {
     bus: Bus,
     settings: Settings,
     health: Health,
+    /// When this process began to look at anything.
+    started_at: Timestamp,
     /// Where the index hears of what it gave away.
     back: mpsc::UnboundedSender<Back>,
 }
@@ -105,9 +107,16 @@ pub async fn run(
     let health = Health::new(&bus);
     // Not bounded by itself, but by what produces it: one entry per message that the index gave away.
     let (back, backs) = mpsc::unbounded_channel();
-    let context = Arc::new(Context { bus: bus.clone(), settings, health: health.clone(), back });
+    let context = Arc::new(Context {
+        bus: bus.clone(),
+        settings,
+        health: health.clone(),
+        started_at: tollgate_bus::now(),
+        back,
+    });
     let (pulls, beats) = (TaskTracker::new(), TaskTracker::new());
     let drained = CancellationToken::new();
+    health.load_soon().await;
 
     let free = bus.subjects().free("*");
     let frees = bus

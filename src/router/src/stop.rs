@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tollgate_bus::answer::Ending;
-use tollgate_bus::owner::{Answer, Question};
+use tollgate_bus::owner::{Answer, Question, Silence};
 use tollgate_bus::publish::PublishError;
 use tollgate_bus::record::Fenced;
 use tollgate_bus::retry::Patience;
@@ -14,6 +14,7 @@ use tollgate_protocol::event::{Kind, LifecycleEvent};
 use tollgate_protocol::job::Job;
 use tollgate_protocol::record::{Dead, Last, Started};
 use tollgate_protocol::response::{Attempt, Outcome};
+use tollgate_protocol::usage::Subject;
 use tollgate_telemetry::{self as telemetry, Role};
 
 use crate::ending::Caller;
@@ -101,9 +102,6 @@ impl Context {
             tracing::warn!(%error, request = %job.identity, "what follows an answer cannot be stored, it is tried again");
             false
         };
-        if attempt == 0 && dead.is_none() {
-            return true;
-        }
         let response = match self.bus.response_of(&job.identity).await {
             Ok(Some((response, _))) => response,
             Ok(None) => return true,
@@ -120,9 +118,11 @@ impl Context {
             // The worker may have told it: the same id, and known once.
             self.bus.publish_event(&event, SOURCE, &format!("{}.0.dead", job.identity)).await;
         }
-        let ended = response.attempts.last().filter(|_| attempt > 0);
-        if let Some((attempt, first)) = ended.zip(answer::first_call(&response.attempts)) {
-            let event = job.usage_subject().attempt(attempt, first, Some(response.status));
+        // Also of a call that did not end the request, but was cut by its deadline or its client.
+        if let Some((last, first)) = response.attempts.last().zip(answer::first_call(&response.attempts)) {
+            let status = (attempt > 0).then_some(response.status);
+            let subject = Subject { accepted_at: response.timing.accepted_at, ..job.usage_subject() };
+            let event = subject.attempt(last, first, status);
             if let Err(error) = self.bus.publish_usage(&event, SOURCE, job.traceparent.as_deref()).await {
                 return warn(&error);
             }
@@ -197,18 +197,17 @@ impl Context {
     /// and the call is lost; `false`: the record has changed.
     async fn end_call(&self, job: &Job, sequence: u64, started: &Started) -> bool {
         let question = Question { identity: job.identity.clone(), attempt: started.attempt };
-        let mut heard = Instant::now();
+        let mut silence = Silence::new(&self.bus);
         loop {
+            let asked = Instant::now();
             let answer = self.bus.abort_attempt(&started.owner, &question).await;
-            if answer.is_some() || !self.bus.connection().health().connected {
-                heard = Instant::now();
-            }
+            let mut silent = silence.note(&self.bus, answer, asked, LOOK);
             match self.bus.last_record(&job.identity, Patience::NORMAL).await {
                 Ok(Last::Started { sequence: last, .. }) if last == sequence => {}
                 Ok(_) => return false,
-                Err(_) => heard = Instant::now(),
+                Err(_) => silent = Duration::ZERO,
             }
-            if answer == Some(Answer::NotMine) || heard.elapsed() >= self.settings.lease {
+            if answer == Some(Answer::NotMine) || silent >= self.settings.lease {
                 return true;
             }
             tokio::time::sleep(LOOK).await;

@@ -5,11 +5,13 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio_util::task::AbortOnDropHandle;
 use tollgate_tests::client::Client;
+use tollgate_tests::provider::answer_to;
+use tollgate_tests::request::{Identity, Request};
 use tollgate_tests::roles::Role;
 use tollgate_tests::wait::eventually;
 
 use super::run::{HOLD, IN_HAND_MIN, Lost, REQUESTS, Run};
-use crate::stage::PATIENCE;
+use crate::stage::{PATIENCE, PRICE, Stage, config};
 
 const PLACES: u32 = 256;
 const ROLES: [Role; 4] = [Role::Ledger, Role::Worker, Role::Worker, Role::Router];
@@ -77,6 +79,43 @@ async fn a_superseded_worker_leaves_the_messages_to_its_successor() {
     run.quick();
     run.stage.running[successor].restart().await;
     run.finish("superseded, then killed", &[calls, broken_off], Lost::UpTo(3 * PLACES as usize)).await;
+}
+
+/// Whoever took it over answered and died before it said what that cost: the one that comes back too late, and lets go of
+/// the message, says it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_superseded_worker_finishes_for_a_successor_that_died() {
+    let lease = Duration::from_secs(2);
+    let roles = [Role::Ledger, Role::Router, Role::Worker];
+    let mut stage = Stage::with(&roles, |provider| config(provider, 4, &["red"]).timing(lease, lease)).await;
+    let (first, successor) = (2, 3);
+    stage.running[first].restart_at(Some("worker.called:1:stop"));
+    stage.running[first].await_ready().await;
+    let request = Request::chat(&Identity::new("red", "stopped", "one"), "small", "one");
+    stage.client.publish(&request).await;
+    eventually(PATIENCE, "a call", async || (stage.provider.total() == 1).then_some(())).await;
+    stage.start(Role::Worker).await;
+    stage.running[successor].restart_at(Some("worker.answered:1:kill"));
+    let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+    assert_eq!(response["attempts"].as_array().unwrap().len(), 2, "{response}");
+    eventually(PATIENCE, "the death of the successor", async || {
+        (!stage.running[successor].is_alive()).then_some(())
+    })
+    .await;
+    stage.running[first].cont();
+    let usage = eventually(PATIENCE, "both calls on the ledger", async || {
+        let usage = stage.client.usage_by_team().await;
+        if usage["total"]["attempts"] == 2 { Ok(usage) } else { Err(usage.to_string()) }
+    })
+    .await;
+    // The first was answered as well: what it cost has taken the place of the estimate.
+    assert_eq!((&usage["total"]["requests"], &usage["total"]["lost"]), (&1.into(), &0.into()), "{usage}");
+    assert_eq!(
+        usage["total"]["cost_nano_usd"].as_i64().map(i128::from),
+        Some(2 * PRICE.cost(answer_to(request.body()).tokens))
+    );
+    stage.running.truncate(successor);
+    stage.idle().await;
 }
 
 /// Counts usage events as they come in.

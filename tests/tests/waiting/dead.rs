@@ -132,8 +132,14 @@ async fn a_letter_with_a_large_body_is_stored_although_its_worker_died() {
         (stage.client.message_count("LLM_DEAD").await == 1).then_some(())
     })
     .await;
-    let events = stage.client.read_stream("LLM_EVENT").await;
-    assert_eq!(events.iter().filter(|event| event.subject == format!("llm.event.{TEAM}.dead")).count(), 1);
+    eventually(PATIENCE, "and it is told, once", async || {
+        let events = stage.client.read_stream("LLM_EVENT").await;
+        match events.iter().filter(|event| event.subject == format!("llm.event.{TEAM}.dead")).count() {
+            1 => Ok(()),
+            count => Err(count),
+        }
+    })
+    .await;
     // What was put aside is no longer needed.
     stage.client.jetstream().delete_stream("OBJ_llm_blobs").await.unwrap();
     stage.provider.always(Behaviour::Answer);

@@ -91,6 +91,31 @@ async fn an_answered_call_whose_worker_died_is_counted_when_its_deadline_passes(
     stage.running.truncate(2);
 }
 
+/// The same for a call that its worker cut at the deadline: it ended nothing, and may have been charged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_cut_at_the_deadline_is_counted_although_its_worker_died() {
+    let minute = Duration::from_secs(60);
+    let mut stage = Stage::with(&[Role::Ledger, Role::Router, Role::Worker], |provider| {
+        config(provider, 4, &[TEAM]).timing(minute, minute)
+    })
+    .await;
+    stage.provider.always(Behaviour::Hang);
+    stage.running[2].restart_at(Some("worker.answered:1:kill"));
+    stage.running[2].await_ready().await;
+    let request = request("cut").field("ttl_ms", 4_000);
+    stage.client.publish(&request).await;
+    let response = expired(&stage.client, &request, 4_000).await;
+    assert!(response["cost_nano_usd"].as_i64().unwrap() > 0, "{response}");
+    let usage = eventually(PATIENCE, "the call on the ledger", async || {
+        let usage = stage.client.usage_by_team().await;
+        if usage["total"]["attempts"] == 1 { Ok(usage) } else { Err(usage.to_string()) }
+    })
+    .await;
+    assert_eq!(usage["total"]["cost_nano_usd"], response["cost_nano_usd"]);
+    assert_eq!((&usage["total"]["requests"], &usage["total"]["lost"]), (&1.into(), &0.into()), "{usage}");
+    stage.running.truncate(2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_called_before_its_time() {
     let stage = Stage::up(|provider| config(provider, 4, &[TEAM])).await;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tollgate_tests::provider::{Behaviour, Call};
 use tollgate_tests::request::{Identity, Request};
 use tollgate_tests::roles::Role;
+use tollgate_tests::wait::eventually;
 
 use crate::stage::{PATIENCE, Stage, config, provider_with};
 
@@ -65,6 +66,37 @@ async fn a_hostile_pause_holds_nothing_longer_than_the_cap() {
         assert_eq!(response["status"], "succeeded", "{wish}: {response}");
         let is_capped = [0, 5].contains(&n);
         assert!(!is_capped || begun.elapsed() >= Duration::from_millis(1_500), "{wish}: too soon");
+    }
+}
+
+/// A provider that comes back and only throttles, without a word of how long, is asked after longer and longer waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_comes_back_throttling_is_not_hammered() {
+    let mut stage = Stage::up(|provider| config(provider, 8, &[TEAM])).await;
+    stage.provider.stop().await;
+    let requests: Vec<_> = (0..10).map(|n| request(&format!("back-{n}"), "small")).collect();
+    stage.client.publish_all(&requests).await;
+    eventually(PATIENCE, "the requests to be held", async || {
+        let stored = stage.client.read_stream("LLM_RETRY").await;
+        let held = stored.iter().filter(|stored| stored.subject.starts_with("llm.retry.hold.")).count();
+        if held >= 9 { Ok(()) } else { Err(held) }
+    })
+    .await;
+    stage.provider.always(Behaviour::error(429, "slow_down", None));
+    stage.provider.restart().await;
+    eventually(PATIENCE, "a few calls that show nothing", async || {
+        (stage.provider.total() >= 3).then_some(())
+    })
+    .await;
+    stage.provider.always(Behaviour::Answer);
+    for request in &requests {
+        let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+        assert_eq!(response["status"], "succeeded", "{response}");
+    }
+    let calls = stage.provider.calls();
+    for pair in calls[..3].windows(2) {
+        let between = pair[1].arrived - pair[0].arrived;
+        assert!(between >= Duration::from_millis(500), "called again after {between:?}");
     }
 }
 

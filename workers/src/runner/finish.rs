@@ -8,25 +8,43 @@ use tollgate_bus::publish::PublishError;
 use tollgate_bus::record::Fenced;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::{self, End};
-use tollgate_policy::claim::{Superseded, superseded};
+use tollgate_policy::claim::{self, Superseded, Verdict, superseded};
 use tollgate_policy::failure::Class;
 use tollgate_policy::retry::{self, After, Situation};
 use tollgate_protocol::event::Kind;
 use tollgate_protocol::job::Job;
-use tollgate_protocol::record::Next;
+use tollgate_protocol::record::{Last, Next};
 use tollgate_protocol::response::{Attempt, Outcome, Response, Status};
-use tollgate_protocol::{ErrorCode, Problem, Sequence};
+use tollgate_protocol::{ErrorCode, JsonText, Problem, Sequence};
 use tollgate_telemetry as telemetry;
 
 use super::SOURCE;
-use super::call::{Called, Failed, FailedCall, too_large};
+use super::call::{Called, Failed, FailedCall, Seen, too_large};
 use super::job::{Fate, Work};
 
 impl Work<'_> {
     /// A call is over: answers, or says in the record what comes next and then does it.
     pub(super) async fn conclude(&mut self, claim: Sequence, called: Called) -> Option<Fate> {
         let Called { mut attempt, result, seen } = called;
-        self.note_health(&mut attempt, seen).await;
+        self.excuse(&mut attempt, seen);
+        let (provider, model) = (attempt.provider.clone(), attempt.model.clone());
+        // A target that fails has to be known as such before it is decided where the request goes on. An answer was paid
+        // for: it waits for nothing.
+        if matches!(seen, Seen::Failure(_)) {
+            self.note_health(&provider, &model, seen).await;
+            return self.conclude_with(claim, attempt, result).await;
+        }
+        let fate = self.conclude_with(claim, attempt, result).await;
+        self.note_health(&provider, &model, seen).await;
+        fate
+    }
+
+    async fn conclude_with(
+        &mut self,
+        claim: Sequence,
+        mut attempt: Attempt,
+        result: Result<JsonText, Failed>,
+    ) -> Option<Fate> {
         let end = match result {
             Ok(body) => End::Succeeded(body),
             Err(Failed::Final(problem)) => End::Failed(problem),
@@ -111,7 +129,7 @@ impl Work<'_> {
                 Ok(Fenced::Written(sequence)) => break sequence,
                 Ok(Fenced::Refused(last)) => match superseded(&last) {
                     Superseded::WriteAgain(sequence) => expected = sequence,
-                    verdict => return Some(self.too_late(verdict).await),
+                    verdict => return Some(self.too_late(verdict, *last).await),
                 },
                 Err(error) => return Some(self.rest(&error)),
             }
@@ -151,7 +169,7 @@ impl Work<'_> {
                 Ok(Fenced::Written(_)) => return self.after_answer(&response, attempt).await,
                 Ok(Fenced::Refused(last)) => match superseded(&last) {
                     Superseded::WriteAgain(sequence) => expected = sequence,
-                    verdict => return self.too_late(verdict).await,
+                    verdict => return self.too_late(verdict, *last).await,
                 },
                 Err(error) => return self.rest(&error),
             }
@@ -192,13 +210,20 @@ impl Work<'_> {
     }
 
     /// My result came too late. What it cost is recorded all the same.
-    async fn too_late(&self, verdict: Superseded) -> Fate {
+    async fn too_late(&mut self, verdict: Superseded, last: Last) -> Fate {
         tracing::info!(request = %self.job.identity, "a result came after its attempt was taken for lost");
         if !self.publish_last_usage(None).await {
             return Fate::Abandon;
         }
         match verdict {
-            Superseded::Over => Fate::Ack,
+            // Whoever answered may have died before all that follows was done, and the message goes with this one.
+            Superseded::Over => match claim::judge(&self.hand, last) {
+                Verdict::Finish { mine, dead } => {
+                    self.dead = dead;
+                    self.finish_again(mine).await
+                }
+                _ => Fate::Ack,
+            },
             Superseded::WriteAgain(_) | Superseded::TakenOver => Fate::Abandon,
         }
     }
@@ -235,6 +260,8 @@ impl Work<'_> {
         };
         if let Some(attempt) = mine {
             self.history = response.attempts.clone();
+            // A router may have written it with this message in hand about the call of another copy.
+            self.job.accepted_at = response.timing.accepted_at;
             if !self.bury(&response).await
                 || !self.publish_last_usage((attempt > 0).then_some(response.status)).await
             {

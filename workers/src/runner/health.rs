@@ -9,9 +9,9 @@ use tollgate_policy::health::{Outcome, Window};
 use tollgate_policy::keys::KeyRing;
 use tollgate_policy::retry::{self, Rules};
 use tollgate_policy::retry_budget::RetryBudget;
-use tollgate_protocol::Timestamp;
 use tollgate_protocol::job::Target;
 use tollgate_protocol::response::Attempt;
+use tollgate_protocol::{ErrorCode, Timestamp};
 
 use super::Shop;
 use super::call::Seen;
@@ -87,54 +87,66 @@ impl Shop {
 }
 
 impl Work<'_> {
-    /// Notes what a call says about its target, and whether its failure is held against the request.
-    pub(super) async fn note_health(&mut self, attempt: &mut Attempt, seen: Seen) {
+    /// Whether a failure is held against the request.
+    pub(super) fn excuse(&self, attempt: &mut Attempt, seen: Seen) {
+        if let Seen::Failure(class) = seen {
+            let last_success = self.shop.observed.last_success(&attempt.model);
+            attempt.excused = retry::is_excused(class, attempt.started_at, last_success);
+        }
+    }
+
+    /// Notes what a call says about its target.
+    pub(super) async fn note_health(&mut self, provider: &str, model: &str, seen: Seen) {
         let now = tollgate_bus::now();
-        let (provider, model) = (attempt.provider.as_str(), attempt.model.as_str());
         let observed = &self.shop.observed;
         let health = &self.context.health;
         let (is_alive, class) = match seen {
             Seen::Nothing => return,
             Seen::Answer => (true, None),
-            Seen::Failure(class) => {
-                attempt.excused = retry::is_excused(class, attempt.started_at, observed.last_success(model));
-                match class.rule().health {
-                    Health::Alive => (true, Some(class)),
-                    Health::Failing if !class.rule().is_of_key || self.shop.is_last_key(now) => {
-                        (false, Some(class))
-                    }
-                    Health::Failing | Health::Unknown => return,
-                    Health::Paused => {
-                        return self.pause(class, now).await;
-                    }
+            Seen::Failure(class) => match class.rule().health {
+                Health::Alive => (true, Some(class)),
+                Health::Failing if !class.rule().is_of_key || self.shop.is_last_key(now) => {
+                    (false, Some(class))
                 }
-            }
+                Health::Failing | Health::Unknown => return,
+                Health::Paused => {
+                    return self.pause(provider, model, class, now).await;
+                }
+            },
         };
         let outcome = if is_alive { Outcome::Success } else { Outcome::Failure };
         let trips = observed.note(model, outcome, now);
         let code = class.map(Class::code);
         if let Some(probe) = self.permit.take() {
             let target = Target { provider: provider.to_owned(), model: model.to_owned() };
-            let ended = Ended {
-                is_answered: is_alive,
-                code,
-                now,
-                chance: super::chance(),
-                max_in_flight: self.shop.max_in_flight,
-            };
-            health.probed(&target, probe, ended).await;
+            health.probed(&target, probe, self.ended(is_alive, code, now)).await;
         } else if trips && let Some(code) = code {
             health.trip(provider, model, code, now, super::chance()).await;
         }
     }
 
     /// The provider asks for a pause that no other key helps against: nobody calls it until then.
-    async fn pause(&self, class: Class, now: Timestamp) {
-        let Class::Throttled { retry_after_ms: Some(wish) } = class else { return };
-        if wish > retry::QUICK_DELAY_MS_MAX && self.shop.is_last_key(now) {
+    async fn pause(&mut self, provider: &str, model: &str, class: Class, now: Timestamp) {
+        if !self.shop.is_last_key(now) {
+            return;
+        }
+        if let Class::Throttled { retry_after_ms: Some(wish) } = class
+            && wish > retry::QUICK_DELAY_MS_MAX
+        {
             let cap = self.context.settings.rules.retry_after_ms_max;
             let until = retry::later(now, wish.min(cap), Timestamp::MAX_UTC);
             self.context.health.throttle(&self.shop.name, until, now).await;
         }
+        // A call that was to show whether the target is up again has not: the next one comes after a longer wait, and
+        // not as soon as its permit is free again.
+        if let Some(probe) = self.permit.take() {
+            let target = Target { provider: provider.to_owned(), model: model.to_owned() };
+            self.context.health.probed(&target, probe, self.ended(false, class.code(), now)).await;
+        }
+    }
+
+    fn ended(&self, is_answered: bool, code: impl Into<Option<ErrorCode>>, now: Timestamp) -> Ended {
+        let (code, chance) = (code.into(), super::chance());
+        Ended { is_answered, code, now, chance, max_in_flight: self.shop.max_in_flight }
     }
 }

@@ -28,6 +28,8 @@ use super::{Context, SOURCE, Shop, call};
 
 /// How long a message rests that this version cannot read.
 const UNREADABLE: Duration = Duration::from_secs(30);
+/// How soon the routers look for another target of a request, in milliseconds.
+const SKIPPED_MS: u64 = 1_000;
 /// How long a message rests when the store does not answer.
 const REST: Duration = Duration::from_secs(1);
 
@@ -307,6 +309,11 @@ impl Work<'_> {
     /// do the same, as routers do, and one of them will be able to claim. But the copy has to know what the record says
     /// now, or nobody would believe it.
     async fn pass_by(&mut self) -> Option<Fate> {
+        self.pass_on(None).await
+    }
+
+    /// Where to is known, or is to be found out.
+    async fn pass_on(&mut self, next: Option<Next>) -> Option<Fate> {
         let last = match self.context.bus.last_record(&self.job.identity, Patience::NORMAL).await {
             Ok(last) => last,
             Err(error) => return Some(self.rest(&error)),
@@ -319,7 +326,8 @@ impl Work<'_> {
             }
             _ => return self.judge(last).await,
         }
-        self.hand_over(self.expected, &self.another()).await
+        let next = next.unwrap_or_else(|| self.another());
+        self.hand_over(self.expected, &next).await
     }
 
     /// Another target that is up, or the wait for one.
@@ -349,20 +357,11 @@ impl Work<'_> {
         self.context.health.standings(&self.job.targets, tollgate_bus::now())
     }
 
-    /// The configuration no longer has the target: the next one, or the end.
+    /// This worker's configuration does not have the target: the next one, or back to the routers, who may know more.
     async fn skip_target(&mut self) -> Option<Fate> {
-        let target = self.job.target + 1;
-        if target < self.job.targets.len() {
-            let next = Next::Fallback { target };
-            return match self.write_ended(self.expected, &next).await {
-                Ok(Fenced::Written(run)) => self.hand_over(run, &next).await,
-                Ok(Fenced::Refused(last)) => self.judge(*last).await,
-                Err(error) => Some(self.rest(&error)),
-            };
-        }
-        let message = "no target of the model is configured any more";
-        let problem = Problem::at(ErrorCode::UnknownModel, "body.model", message);
-        self.end_unpaid(End::Unpaid(tollgate_protocol::response::Status::Failed, problem)).await
+        let next = self.job.candidates().find(|index| *index > self.job.target);
+        let at = retry::later(tollgate_bus::now(), SKIPPED_MS, self.job.deadline);
+        self.pass_on(Some(next.map_or(Next::Later { at }, |target| Next::Fallback { target }))).await
     }
 
     pub(super) async fn write_ended(&self, expected: Sequence, next: &Next) -> Result<Fenced, PublishError> {

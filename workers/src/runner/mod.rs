@@ -157,6 +157,7 @@ pub async fn run(
         let drained = drained.clone();
         async move { heartbeats.run(client, ack_wait, drained).await }
     });
+    context.health.load_soon().await;
     for provider in context.settings.providers.clone() {
         let endpoint = Endpoint::new(&provider.base_url, &provider.api_keys, provider.timeouts)
             .map_err(|reason| Error::Provider { provider: provider.name.clone(), reason })?;

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tollgate_bus::owner::{Answer, Question};
+use tollgate_bus::owner::{Answer, Question, Silence};
 use tollgate_bus::publish::PublishError;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::{self, End};
@@ -17,9 +17,6 @@ use tollgate_protocol::{ErrorCode, Problem, Sequence};
 use tollgate_telemetry as telemetry;
 
 use super::job::{Fate, Work};
-
-/// What one unanswered question counts for, at most.
-const LISTENED_MAX: Duration = Duration::from_secs(2);
 
 /// How waiting for an owner ended.
 pub(super) enum Waited {
@@ -44,8 +41,7 @@ impl Work<'_> {
         let lease = self.context.settings.lease;
         let pause = (lease / 20).clamp(Duration::from_millis(50), Duration::from_secs(1));
         let question = self.question(started.attempt);
-        let mut silent = Duration::ZERO;
-        let mut disconnections = self.context.bus.connection().health().disconnections;
+        let mut silence = Silence::new(&self.context.bus);
         loop {
             let asked = Instant::now();
             let answer = if started.owner == self.context.owner {
@@ -54,15 +50,7 @@ impl Work<'_> {
             } else {
                 self.context.bus.ask_owner(&started.owner, &question).await
             };
-            // Silence counts only while this side could have heard.
-            let health = self.context.bus.connection().health();
-            if answer.is_some() || !health.connected || health.disconnections != disconnections {
-                (silent, disconnections) = (Duration::ZERO, health.disconnections);
-            } else {
-                // Not the time that has passed, but the time that was listened: this process may have been
-                // stopped as well.
-                silent += asked.elapsed().min(LISTENED_MAX) + pause;
-            }
+            let silent = silence.note(&self.context.bus, answer, asked, pause);
             let said = match answer {
                 Some(Answer::Holding) => Said::Holding,
                 Some(Answer::NotMine) => Said::NotMine,

@@ -64,6 +64,26 @@ fn permits_of_the_dead_are_given_out_again() {
     );
 }
 
+/// Each call takes 45 seconds, which is longer than a stage lives at first.
+#[test]
+fn a_slow_target_gets_through_its_ramp() {
+    let (mut target, mut now, mut calls) = (open_at(0), 1_000, Vec::<(i64, Probe)>::new());
+    while target.breaker != Breaker::Closed {
+        assert!(now < 1_000_000, "{target:?}");
+        while let Some((next, probe)) = target.grant(at(now)) {
+            target = next;
+            calls.push((now + 45_000, probe));
+        }
+        now += 1_000;
+        for (_, probe) in calls.extract_if(.., |(end, _)| *end <= now) {
+            target = target.probed(probe, true, None, at(now), 0, 64).unwrap_or(target);
+        }
+        assert!(calls.len() <= 33, "{} at once", calls.len());
+    }
+    assert!(now < 360_000, "six stages of a call each: {now} ms");
+    assert_eq!(target.stage_ms, 0, "the next outage begins anew");
+}
+
 #[test]
 fn a_permit_that_is_not_used_is_given_to_somebody_else() {
     let (target, probe) = open_at(0).grant(at(2_000)).unwrap();
@@ -129,7 +149,8 @@ proptest! {
                     let probe = permits.swap_remove(usize::try_from(chance % permits.len() as u64).unwrap());
                     let is_current = target.is_current(probe);
                     let next = target.probed(probe, step == 2, Some(CODE), at(now), chance, 64);
-                    prop_assert_eq!(next.is_some(), is_current);
+                    let is_longer = next.as_ref().is_some_and(|next| next.stage_ms > target.stage_ms);
+                    prop_assert_eq!(next.is_some(), is_current || is_longer);
                     target = next.unwrap_or(target);
                 }
             }

@@ -67,7 +67,11 @@ fn who_is_put_back_is_next_and_sets_are_apart() {
     assert_eq!(waiting.release(0).unwrap().0.sequence, 1);
     assert_eq!(waiting.release(0).unwrap().0.sequence, 2);
     assert!(waiting.release(0).is_none(), "the same message twice is one message");
-    assert_eq!(waiting.release(1).unwrap().0.sequence, 3);
+    let (set, targets) = waiting.sets()[0];
+    assert_eq!(targets, [target("m"), target("n")]);
+    assert_eq!(waiting.release(set).unwrap().0.sequence, 3);
+    assert!(waiting.release(set).is_none());
+    assert!(waiting.sets.is_empty() && waiting.numbers.is_empty(), "what nobody waits for is not kept");
 }
 
 #[test]

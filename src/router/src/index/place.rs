@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use tokio::time::Instant;
 use tollgate_bus::scan::Stored;
 use tollgate_bus::topology;
-use tollgate_policy::index::{Entry, Shelf, Waiting, request_hash};
+use tollgate_policy::index::{Entry, Shelf, Waiting, Waits, request_hash};
 use tollgate_policy::route::awaited;
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::request::{Decoded, Delivered, decode};
@@ -182,9 +182,9 @@ impl Place {
     }
 
     /// Takes out what is over its deadline.
-    pub(super) fn take_due(&mut self, now: Timestamp, most: usize) -> Vec<Entry> {
+    pub(super) fn take_due(&mut self, now: Timestamp, most: usize) -> Vec<(Entry, Option<Waits>)> {
         match &mut self.known {
-            Known::Plain(shelf) => shelf.take_due(now, most),
+            Known::Plain(shelf) => shelf.take_due(now, most).into_iter().map(|entry| (entry, None)).collect(),
             Known::Held(waiting) => waiting.take_due(now, most),
         }
     }
@@ -197,17 +197,18 @@ impl Place {
     }
 
     /// Puts a message back that is to be looked at again after a while.
-    pub(super) fn look_again(&mut self, entry: Entry, now: Timestamp, after_ms: u64) {
+    pub(super) fn look_again(&mut self, entry: Entry, waits: Option<&Waits>, now: Timestamp, after_ms: u64) {
         let after = TimeDelta::milliseconds(i64::try_from(after_ms).unwrap_or_default());
-        self.insert(Entry { due: entry.due.max(now + after), ..entry });
-        if let Known::Held(_) = self.known {
-            // It is read again with the next look: where it waits for is in the message.
-            self.next = self.next.min(entry.sequence);
+        let entry = Entry { due: entry.due.max(now + after), ..entry };
+        match (&mut self.known, waits) {
+            (Known::Held(waiting), Some((team, targets))) => waiting.insert(entry, team, targets),
+            (Known::Held(_), None) => {}
+            (Known::Plain(shelf), _) => shelf.insert(entry),
         }
     }
 
     /// Puts a message back that was released and could not go.
-    pub(super) fn put_back(&mut self, entry: Entry, team: &Team, targets: &[Target]) {
+    pub(super) fn put_back(&mut self, entry: Entry, (team, targets): &Waits) {
         if let Known::Held(waiting) = &mut self.known {
             waiting.put_back(entry, team, targets);
         }
