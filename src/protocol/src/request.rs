@@ -16,7 +16,7 @@ mod options;
 mod schema;
 
 pub use body::BodyFacts;
-pub use decode::{Delivered, decode, is_acknowledgement};
+pub use decode::{Delivered, decode, is_led_here};
 
 /// Longest a request may wait: 7 days, in milliseconds. More is rejected, not clipped.
 pub const TTL_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1000;

@@ -6,7 +6,7 @@ use tollgate_policy::answer::{self, End};
 use tollgate_policy::claim::{self, Due};
 use tollgate_protocol::job::Job;
 
-use tollgate_protocol::request::is_acknowledgement;
+use tollgate_protocol::request::is_led_here;
 use tollgate_telemetry as telemetry;
 
 use crate::Context;
@@ -21,8 +21,8 @@ impl Context {
     pub(crate) async fn due(&self, message: Holding) -> Option<(Holding, Job)> {
         let job = match Job::decode(&message.payload) {
             Ok(job) => job,
-            // Nobody wrote it: a reply subject led an acknowledgement here.
-            Err(_) if is_acknowledgement(&message.payload) => {
+            // Nobody wrote it: a reply subject led an acknowledgement or a copy here.
+            Err(_) if is_led_here(&message.header_view(), &message.payload) => {
                 telemetry::count_drained_acknowledgement();
                 message.ack().await;
                 return None;

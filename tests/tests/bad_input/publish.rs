@@ -79,12 +79,16 @@ async fn acknowledgements_that_come_in_as_requests_are_drained() {
     stage.client.nats().publish_with_reply(subject, "llm.req.victim.high", payload).await.unwrap();
 
     stage.client.await_response(&attack.identity, PATIENCE).await;
+    // And a copy of a usage event into the work of a provider.
     stage.idle().await;
-    eventually(PATIENCE, "four drained messages", async || match stage.metric(DRAINED, &[]).await {
-        4.0 => Ok(()),
+    let copy = format!("$JS.API.DIRECT.GET.LLM_USAGE.llm.usage.{TEAM}.sim.m-1");
+    stage.client.nats().publish_with_reply(copy, "llm.dispatch.sim.high", "".into()).await.unwrap();
+    eventually(PATIENCE, "five drained messages", async || match stage.metric(DRAINED, &[]).await {
+        5.0 => Ok(()),
         other => Err(other),
     })
     .await;
+    stage.idle().await;
     let after = Request::chat(&Identity::new("victim", "g", "after"), "small", "after");
     stage.client.publish(&after).await;
     stage.client.await_response(&after.identity, PATIENCE).await;

@@ -17,7 +17,7 @@ use tollgate_policy::retry::{self, AfterLost, Standing};
 use tollgate_protocol::event::{Kind, LifecycleEvent};
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::record::{Dead, Ended, Entry, Last, Next, Started};
-use tollgate_protocol::request::is_acknowledgement;
+use tollgate_protocol::request::is_led_here;
 use tollgate_protocol::response::Attempt;
 use tollgate_protocol::usage::millis_between;
 use tollgate_protocol::{ErrorCode, Price, Problem, Sequence, Timestamp};
@@ -66,8 +66,8 @@ pub(super) struct Work<'a> {
 pub(super) async fn work(context: &Context, shop: &Shop, mut message: Held) {
     let job = match Job::decode(&message.payload) {
         Ok(job) => job,
-        // Nobody wrote it: a reply subject led an acknowledgement here.
-        Err(_) if is_acknowledgement(&message.payload) => {
+        // Nobody wrote it: a reply subject led an acknowledgement or a copy here.
+        Err(_) if is_led_here(&message.header_view(), &message.payload) => {
             telemetry::count_drained_acknowledgement();
             return message.ack().await;
         }

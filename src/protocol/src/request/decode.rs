@@ -218,8 +218,14 @@ fn parse(text: &[u8]) -> Result<(&RawValue, Top<'_>), Problem> {
 }
 
 /// Whether a payload is JetStream's own acknowledgement, which a reply subject can lead into any stream.
-pub fn is_acknowledgement(payload: &[u8]) -> bool {
+fn is_acknowledgement(payload: &[u8]) -> bool {
     serde_json::from_slice::<Top<'_>>(payload).is_ok_and(|top| is_acknowledged(&top))
+}
+
+/// Whether a message between our own parts that cannot be read was led there by a reply subject: JetStream's own
+/// acknowledgement, or a copy that it was asked for (a direct get has the stream it comes from in its headers).
+pub fn is_led_here<H: Headers + ?Sized>(headers: &H, payload: &[u8]) -> bool {
+    headers.get("Nats-Stream").is_some() || is_acknowledgement(payload)
 }
 
 /// JetStream's own acknowledgement, of a success or of an error, has an unmistakable shape.
