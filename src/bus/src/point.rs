@@ -23,10 +23,14 @@ pub fn point(name: &'static str) {
         return;
     }
     tracing::warn!(name, signal, "a test stops this process here");
-    let signal = if signal == "stop" { "-STOP" } else { "-KILL" };
+    // Nothing goes on after the signal. A process may run on for a moment after it was sent a stop, so this thread waits
+    // for a shell that ends only when it sees the process stand, where there is a /proc.
+    const STOP: &str = "kill -STOP $0; n=0; while [ $n -lt 200 ]; do \
+        case \"$(sed 's/.*) //' /proc/$0/stat 2>/dev/null)\" in T*) exit;; esac; \
+        n=$((n + 1)); sleep 0.01; done";
+    let script = if signal == "stop" { STOP } else { "kill -KILL $0" };
     let process = std::process::id().to_string();
-    // Nothing goes on after the signal: it is sent before this returns.
-    if let Err(error) = std::process::Command::new("kill").args([signal, &process]).status() {
+    if let Err(error) = std::process::Command::new("sh").args(["-c", script, &process]).status() {
         tracing::error!(%error, "the test hook does not work");
     }
 }

@@ -1,7 +1,7 @@
 //! Whether a target can be called: a circuit breaker for each (provider, model), shared by all processes.
 //!
 //! Closed, open, half-open with a ramp: an open breaker admits one call after a while, then two, four and so on, each
-//! stage only after all calls of the last one were answered. After an outage the whole backlog is waiting, and would
+//! stage only after all calls of the last one have ended, most of them with an answer. After an outage the whole backlog is waiting, and would
 //! be one more outage. Only failures of the provider count; a refusal of one request does not, and a 429 is flow
 //! control: it pauses the provider for as long as it asks (see [`crate::failure`]).
 
@@ -66,7 +66,7 @@ pub enum Breaker {
     Open {
         /// When the next probe may be made.
         until: Timestamp,
-        /// Probes that failed in this outage, and what began it.
+        /// Probes that failed since anything was answered.
         trips: u32,
     },
     /// Some do, to see whether it is up again.
@@ -80,6 +80,9 @@ pub enum Breaker {
         granted: u32,
         /// Those that were answered.
         succeeded: u32,
+        /// Those that failed: half of them at most, or the stage would be over.
+        #[serde(default)]
+        failed: u32,
         /// As in `Open`.
         trips: u32,
         /// When the stage began.
@@ -156,21 +159,21 @@ impl TargetHealth {
         if availability(None, Some(self), now) != Availability::Probe {
             return None;
         }
-        let (stage, allowed, granted, succeeded, trips, stage_since) = match self.breaker {
-            Breaker::HalfOpen { stage, allowed, granted, succeeded, trips, stage_since }
+        let (stage, allowed, granted, succeeded, failed, trips, stage_since) = match self.breaker {
+            Breaker::HalfOpen { stage, allowed, granted, succeeded, failed, trips, stage_since }
                 if granted < allowed =>
             {
-                (stage, allowed, granted, succeeded, trips, stage_since)
+                (stage, allowed, granted, succeeded, failed, trips, stage_since)
             }
             // Its permits were lost with whoever had them. What was answered shows how much can be asked for.
             Breaker::HalfOpen { stage, succeeded, trips, .. } => {
-                (next_stage(stage, now), succeeded.max(1), 0, 0, trips, now)
+                (next_stage(stage, now), succeeded.max(1), 0, 0, 0, trips, now)
             }
-            Breaker::Open { trips, .. } => (next_stage(0, now), 1, 0, 0, trips, now),
+            Breaker::Open { trips, .. } => (next_stage(0, now), 1, 0, 0, 0, trips, now),
             Breaker::Closed => return None,
         };
-        let breaker =
-            Breaker::HalfOpen { stage, allowed, granted: granted + 1, succeeded, trips, stage_since };
+        let granted = granted + 1;
+        let breaker = Breaker::HalfOpen { stage, allowed, granted, succeeded, failed, trips, stage_since };
         Some((Self { breaker, ..self.clone() }, Probe { stage }))
     }
 
@@ -190,19 +193,24 @@ impl TargetHealth {
         chance: u64,
         max_in_flight: u32,
     ) -> Option<Self> {
-        let Breaker::HalfOpen { stage, allowed, granted, succeeded, trips, stage_since } = self.breaker
+        let Breaker::HalfOpen { stage, allowed, granted, succeeded, failed, trips, stage_since } =
+            self.breaker
         else {
             return None;
         };
         if stage != probe.stage {
             return self.late(probe, is_answered, now);
         }
-        if !is_answered {
-            return Some(self.open(code, trips.saturating_add(1), now, chance));
+        let (succeeded, failed) = if is_answered { (succeeded + 1, failed) } else { (succeeded, failed + 1) };
+        // More than half of them: a target that fails now and then is up, and a few requests that always fail, which come by
+        // in turn with the others, must not take it down for all.
+        if failed * 2 > allowed {
+            // What answered something is not as far away as what answers nothing.
+            let trips = if allowed > 1 || succeeded > 0 { 0 } else { trips.saturating_add(1) };
+            return Some(self.open(code, trips, now, chance));
         }
-        let succeeded = succeeded + 1;
-        let breaker = if succeeded < allowed {
-            Breaker::HalfOpen { stage, allowed, granted, succeeded, trips, stage_since }
+        let breaker = if succeeded + failed < allowed {
+            Breaker::HalfOpen { stage, allowed, granted, succeeded, failed, trips, stage_since }
         } else if allowed.saturating_mul(2) > max_in_flight.min(RAMP_MAX) {
             Breaker::Closed
         } else {
@@ -211,6 +219,7 @@ impl TargetHealth {
                 allowed: allowed * 2,
                 granted: 0,
                 succeeded: 0,
+                failed: 0,
                 trips,
                 stage_since: now,
             }
@@ -234,13 +243,15 @@ impl TargetHealth {
 
     /// A permit was not used: somebody else may have it. `None`: its stage is over.
     pub fn give_back(&self, probe: Probe) -> Option<Self> {
-        let Breaker::HalfOpen { stage, allowed, granted, succeeded, trips, stage_since } = self.breaker
+        let Breaker::HalfOpen { stage, allowed, granted, succeeded, failed, trips, stage_since } =
+            self.breaker
         else {
             return None;
         };
-        (stage == probe.stage && granted > succeeded).then(|| {
+        (stage == probe.stage && granted > succeeded + failed).then(|| {
             let granted = granted - 1;
-            let breaker = Breaker::HalfOpen { stage, allowed, granted, succeeded, trips, stage_since };
+            let breaker =
+                Breaker::HalfOpen { stage, allowed, granted, succeeded, failed, trips, stage_since };
             Self { breaker, ..self.clone() }
         })
     }

@@ -128,7 +128,9 @@ fn try_again(class: Class, rule: Rule, situation: &Situation<'_>, rules: &Rules,
     if let Some(target) = open.iter().copied().find(|index| *index > situation.target && is_up(*index)) {
         return After::Go(Next::Fallback { target });
     }
-    if !open.iter().copied().any(is_up) {
+    // What failed a few times already rests before it is held: else it would be the next call again that is to show
+    // whether its target is up, and a handful of requests that always fail could keep that from the others.
+    if !open.iter().copied().any(is_up) && situation.history.len() < QUICK_TRIES as usize {
         return After::Go(Next::Hold);
     }
     let delay_ms = pause_ms(class, situation.history.len(), rules, chance);
@@ -166,6 +168,15 @@ fn pause_ms(class: Class, calls: usize, rules: &Rules, chance: u64) -> u64 {
 pub fn later(now: Timestamp, delay_ms: u64, deadline: Timestamp) -> Timestamp {
     let delay = chrono::TimeDelta::milliseconds(i64::try_from(delay_ms).unwrap_or(i64::MAX / 4));
     now.checked_add_signed(delay).map_or(deadline, |at| at.min(deadline))
+}
+
+/// How long a provider rests, in milliseconds, that throttles a call which was to show whether it is up again and does not
+/// say for how long: half a second to a second, doubled for each time that the same request was throttled before, up to
+/// half a minute.
+pub fn recovery_pause_ms(throttled_before: usize, chance: u64) -> u64 {
+    let most = 1_000_u64 << throttled_before.min(5);
+    let most = most.min(30_000);
+    most / 2 + chance % (most / 2 + 1)
 }
 
 /// What follows a lost attempt, the last of `history`.

@@ -151,11 +151,16 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads `<team>.<group>.<id>` as it stands in the subjects of stored messages.
+    /// Reads `<team>.<group>.<id>` as it stands in the subjects of stored messages. A wildcard is no identity: read by
+    /// it, a record would be another request's.
     pub fn from_tokens(text: &str) -> Option<Self> {
         let mut tokens = text.split('.');
         let (team, group, id) = (tokens.next()?, tokens.next()?, tokens.next()?);
-        if tokens.next().is_some() || [team, group, id].iter().any(|token| token.is_empty()) {
+        let is_token = |token: &str| {
+            let is_odd = |character: char| character.is_whitespace() || character.is_control();
+            !token.is_empty() && !matches!(token, "*" | ">") && !token.contains(is_odd)
+        };
+        if tokens.next().is_some() || ![team, group, id].into_iter().all(is_token) {
             return None;
         }
         Some(Self { team: Team(team.into()), group: Group(group.into()), id: RequestId(id.into()) })

@@ -86,15 +86,14 @@ async fn a_superseded_worker_leaves_the_messages_to_its_successor() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_superseded_worker_finishes_for_a_successor_that_died() {
     let lease = Duration::from_secs(2);
-    let roles = [Role::Ledger, Role::Router, Role::Worker];
-    let mut stage = Stage::with(&roles, |provider| config(provider, 4, &["red"]).timing(lease, lease)).await;
-    let (first, successor) = (2, 3);
+    let mut stage = Stage::with(&ROLES, |provider| config(provider, 4, &["red"]).timing(lease, lease)).await;
+    let (first, successor) = (1, 2);
+    stage.running[successor].kill9();
     stage.running[first].restart_at(Some("worker.called:1:stop"));
     stage.running[first].await_ready().await;
     let request = Request::chat(&Identity::new("red", "stopped", "one"), "small", "one");
     stage.client.publish(&request).await;
     eventually(PATIENCE, "a call", async || (stage.provider.total() == 1).then_some(())).await;
-    stage.start(Role::Worker).await;
     stage.running[successor].restart_at(Some("worker.answered:1:kill"));
     let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
     assert_eq!(response["attempts"].as_array().unwrap().len(), 2, "{response}");
@@ -114,7 +113,7 @@ async fn a_superseded_worker_finishes_for_a_successor_that_died() {
         usage["total"]["cost_nano_usd"].as_i64().map(i128::from),
         Some(2 * PRICE.cost(answer_to(request.body()).tokens))
     );
-    stage.running.truncate(successor);
+    stage.running.remove(successor);
     stage.idle().await;
 }
 

@@ -102,9 +102,9 @@ async fn a_call_cut_at_the_deadline_is_counted_although_its_worker_died() {
     stage.provider.always(Behaviour::Hang);
     stage.running[2].restart_at(Some("worker.answered:1:kill"));
     stage.running[2].await_ready().await;
-    let request = request("cut").field("ttl_ms", 4_000);
+    let request = request("cut").field("ttl_ms", 8_000);
     stage.client.publish(&request).await;
-    let response = expired(&stage.client, &request, 4_000).await;
+    let response = expired(&stage.client, &request, 8_000).await;
     assert!(response["cost_nano_usd"].as_i64().unwrap() > 0, "{response}");
     let usage = eventually(PATIENCE, "the call on the ledger", async || {
         let usage = stage.client.usage_by_team().await;

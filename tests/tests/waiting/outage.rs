@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tollgate_tests::check::{Evidence, Expected, settled};
 use tollgate_tests::client::Client;
 use tollgate_tests::config::Config;
-use tollgate_tests::provider::Provider;
+use tollgate_tests::provider::{Behaviour, Provider};
 use tollgate_tests::request::{Identity, Request};
 use tollgate_tests::roles::Role;
 use tollgate_tests::wait::eventually;
@@ -143,6 +143,29 @@ async fn comes_back(mut stage: Stage, meanwhile: impl AsyncFnOnce(&mut Stage)) {
     }
 }
 
+/// Whatever else is asked of the provider is answered meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_few_requests_that_always_fail_do_not_keep_a_provider_down() {
+    let stage = Stage::up(|provider| config(provider, 16, &TEAMS)).await;
+    stage.provider.script(|call| match call.key.starts_with("bad") {
+        true => Behaviour::error(500, "broken", None),
+        false => Behaviour::Answer,
+    });
+    let bad: Vec<_> = (0..5).map(|n| request("bad", 2 * n, "small")).collect();
+    stage.client.publish_all(&bad).await;
+    let good = async {
+        for n in 0..100 {
+            let all: Vec<_> = (0..4).map(|lane| request("good", 2 * (4 * n + lane) + 1, "small")).collect();
+            stage.client.publish_all(&all).await;
+            for request in &all {
+                let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+                assert_eq!(response["status"], "succeeded", "{response}");
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, good).await.expect("400 good requests are answered");
+}
+
 /// What was dispatched before the outage, or is delivered to a worker during it, waits as well: a worker keeps no place
 /// for it.
 #[tokio::test(flavor = "multi_thread")]
@@ -155,6 +178,8 @@ async fn a_paused_provider_is_not_called_and_goes_on_when_it_is_resumed() {
         assert!(output.status.success(), "{output:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
+    let output = stage.broker.command(&["provider", "pause", "sims", "--server", &stage.nats.url()]).output();
+    assert_eq!(output.unwrap().status.code(), Some(1), "a misspelt name is no success");
     run(&["provider", "pause", "sim"]);
     let requests: Vec<_> = (0..20).map(|n| request("paused", n, "small")).collect();
     stage.client.publish_all(&requests).await;

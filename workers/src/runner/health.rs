@@ -110,7 +110,7 @@ impl Work<'_> {
                 }
                 Health::Failing | Health::Unknown => return,
                 Health::Paused => {
-                    return self.pause(provider, model, class, now).await;
+                    return self.pause(class, now).await;
                 }
             },
         };
@@ -126,7 +126,7 @@ impl Work<'_> {
     }
 
     /// The provider asks for a pause that no other key helps against: nobody calls it until then.
-    async fn pause(&mut self, provider: &str, model: &str, class: Class, now: Timestamp) {
+    async fn pause(&self, class: Class, now: Timestamp) {
         if !self.shop.is_last_key(now) {
             return;
         }
@@ -137,11 +137,13 @@ impl Work<'_> {
             let until = retry::later(now, wish.min(cap), Timestamp::MAX_UTC);
             self.context.health.throttle(&self.shop.name, until, now).await;
         }
-        // A call that was to show whether the target is up again has not: the next one comes after a longer wait, and
-        // not as soon as its permit is free again.
-        if let Some(probe) = self.permit.take() {
-            let target = Target { provider: provider.to_owned(), model: model.to_owned() };
-            self.context.health.probed(&target, probe, self.ended(false, class.code(), now)).await;
+        // During recovery the permit of a call that was only throttled is free again at once: the next call is not.
+        else if self.permit.is_some() {
+            let is_throttled = |attempt: &&Attempt| attempt.code == Some(ErrorCode::ProviderThrottled);
+            let before = self.history.iter().rev().take_while(is_throttled).count();
+            let pause_ms = retry::recovery_pause_ms(before, super::chance());
+            let until = retry::later(now, pause_ms, Timestamp::MAX_UTC);
+            self.context.health.throttle(&self.shop.name, until, now).await;
         }
     }
 

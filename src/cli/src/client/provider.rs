@@ -76,6 +76,12 @@ async fn set_paused(
     if !is_name {
         return Err(Failure::usage(format!("{name:?} is no provider's name")));
     }
+    let bus = connect::bus(global, at).await?;
+    // A name that is only misspelt must not look as if its provider were called no more.
+    let is_known = bus.jetstream().get_stream(bus.subjects().dispatch_stream(name)).await.is_ok();
+    if is_paused && !is_known {
+        return Err(Failure::failed(format!("the broker has no provider {name:?}, or does not answer")));
+    }
     let health = health(at, global).await?;
     if !health.set_paused(name, is_paused, tollgate_bus::now()).await {
         return Err(Failure::failed("the bucket of the providers' health does not take the change"));

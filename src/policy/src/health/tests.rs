@@ -64,6 +64,38 @@ fn permits_of_the_dead_are_given_out_again() {
     );
 }
 
+#[test]
+fn a_target_that_fails_now_and_then_gets_through_its_ramp_and_one_that_answers_nothing_waits_longer() {
+    let (mut target, mut now, mut calls) = (open_at(0), 1_000, 0);
+    while target.breaker != Breaker::Closed {
+        while let Some((next, probe)) = target.grant(at(now)) {
+            calls += 1;
+            target = next.probed(probe, calls % 5 != 4, Some(CODE), at(now), 0, 64).unwrap();
+        }
+        now += 100;
+    }
+    assert!(calls < 80, "{calls}");
+
+    let waits = |answered_first: bool| {
+        let (target, probe) = open_at(0).grant(at(1_000)).unwrap();
+        let target = if answered_first {
+            let mut target = target.probed(probe, true, None, at(1_000), 0, 64).unwrap();
+            for _ in 0..2 {
+                let (next, probe) = target.grant(at(1_000)).unwrap();
+                target = next.probed(probe, false, Some(CODE), at(1_000), u64::MAX, 64).unwrap();
+            }
+            target
+        } else {
+            target.probed(probe, false, Some(CODE), at(1_000), u64::MAX, 64).unwrap()
+        };
+        match target.breaker {
+            Breaker::Open { trips, .. } => trips,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((waits(false), waits(true)), (1, 0));
+}
+
 /// Each call takes 45 seconds, which is longer than a stage lives at first.
 #[test]
 fn a_slow_target_gets_through_its_ramp() {
@@ -155,10 +187,11 @@ proptest! {
                 }
             }
             match target.breaker {
-                Breaker::HalfOpen { allowed, granted, succeeded, .. } => {
+                Breaker::HalfOpen { allowed, granted, succeeded, failed, .. } => {
+                    let ended = succeeded + failed;
                     let out = permits.iter().filter(|probe| target.is_current(**probe)).count();
-                    prop_assert!(granted <= allowed && succeeded <= granted);
-                    prop_assert_eq!(out, usize::try_from(granted - succeeded).unwrap());
+                    prop_assert!(granted <= allowed && ended <= granted && failed * 2 <= allowed);
+                    prop_assert_eq!(out, usize::try_from(granted - ended).unwrap());
                 }
                 Breaker::Open { until, .. } => {
                     let longest = i64::try_from(OPEN_MS_MAX.1).unwrap();

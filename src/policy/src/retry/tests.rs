@@ -1,4 +1,11 @@
 use super::*;
+
+#[test]
+fn a_pause_during_recovery_grows_with_each_time_up_to_half_a_minute() {
+    assert_eq!((recovery_pause_ms(0, 0), recovery_pause_ms(0, 500)), (500, 1_000));
+    assert_eq!((recovery_pause_ms(3, 0), recovery_pause_ms(3, 4_000)), (4_000, 8_000));
+    assert_eq!((recovery_pause_ms(usize::MAX, 0), recovery_pause_ms(9, 15_000)), (15_000, 30_000));
+}
 use proptest::prelude::*;
 use tollgate_protocol::{NanoUsd, TokenUsage};
 
