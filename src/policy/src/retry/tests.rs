@@ -1,4 +1,6 @@
 use super::*;
+use proptest::prelude::*;
+use tollgate_protocol::{NanoUsd, TokenUsage};
 
 #[test]
 fn a_pause_during_recovery_grows_with_each_time_up_to_half_a_minute() {
@@ -6,8 +8,6 @@ fn a_pause_during_recovery_grows_with_each_time_up_to_half_a_minute() {
     assert_eq!((recovery_pause_ms(3, 0), recovery_pause_ms(3, 4_000)), (4_000, 8_000));
     assert_eq!((recovery_pause_ms(usize::MAX, 0), recovery_pause_ms(9, 15_000)), (15_000, 30_000));
 }
-use proptest::prelude::*;
-use tollgate_protocol::{NanoUsd, TokenUsage};
 
 const RULES: Rules = Rules { retry_after_ms_max: 300_000, backoff_ms_max: 60_000 };
 
