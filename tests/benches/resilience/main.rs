@@ -18,7 +18,9 @@ mod rolling;
 
 use std::process::ExitCode;
 
+use futures_util::FutureExt;
 use support::{broker, machine};
+use tollgate_tests::wait::eventually;
 
 fn main() -> ExitCode {
     let wanted: Vec<String> =
@@ -40,12 +42,13 @@ fn main() -> ExitCode {
 
 /// Publishes until it is acknowledged; a server that does not do that for a minute ends the bench.
 async fn publish(client: tollgate_tests::client::Client, request: tollgate_tests::request::Request) {
-    let stored = async {
-        while client.try_publish(&request).await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+    // Owned by each look, so that a task can have it.
+    let (client, request) = (client.clone(), request.clone());
+    let look = move || {
+        let (client, request) = (client.clone(), request.clone());
+        async move { client.try_publish(&request).await.ok() }.boxed()
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), stored).await.expect("a request is stored");
+    eventually(std::time::Duration::from_secs(60), "a request to be stored", look).await;
 }
 
 /// Prints a bar, and whether it was kept.

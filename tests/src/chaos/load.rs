@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use serde_json::json;
 
 use super::rng::Rng;
 use crate::client::Client;
 use crate::request::{Encoding, Identity, Request};
+use crate::wait::eventually;
 
 /// Several, so that several lanes are busy.
 pub(super) const TEAMS: [&str; 3] = ["red", "green", "blue"];
@@ -18,7 +20,6 @@ const LONG_MS: u64 = 600_000;
 
 /// How long the server may refuse, or be away, altogether.
 const STORED_WITHIN: Duration = Duration::from_secs(120);
-const BETWEEN: Duration = Duration::from_millis(50);
 
 /// One request, and what is done with it.
 #[derive(Clone, Debug)]
@@ -109,12 +110,12 @@ pub(super) async fn publish(client: Client, planned: Planned, accepted: Accepted
         if let Some(wait) = cancel {
             tokio::time::sleep(wait).await;
             let subject = request.identity.cancel_subject();
-            let stored = async {
-                while client.try_publish_raw(&subject, Default::default(), "").await.is_err() {
-                    tokio::time::sleep(BETWEEN).await;
-                }
+            let client = client.clone();
+            let look = move || {
+                let (client, subject) = (client.clone(), subject.clone());
+                async move { client.try_publish_raw(&subject, Default::default(), "").await.ok() }.boxed()
             };
-            tokio::time::timeout(STORED_WITHIN, stored).await.expect("a cancellation is stored");
+            eventually(STORED_WITHIN, "a cancellation to be stored", look).await;
         }
     };
     tokio::join!(repeat, take_back);
@@ -122,10 +123,11 @@ pub(super) async fn publish(client: Client, planned: Planned, accepted: Accepted
 
 /// The same request again is the same request, so whoever got no acknowledgement publishes it again.
 async fn until_stored(client: &Client, request: &Request) {
-    let stored = async {
-        while client.try_publish(request).await.is_err() {
-            tokio::time::sleep(BETWEEN).await;
-        }
+    // Owned by each look, so that a task can have it.
+    let (client, request) = (client.clone(), request.clone());
+    let look = move || {
+        let (client, request) = (client.clone(), request.clone());
+        async move { client.try_publish(&request).await.ok() }.boxed()
     };
-    tokio::time::timeout(STORED_WITHIN, stored).await.expect("a request is stored");
+    eventually(STORED_WITHIN, "a request to be stored", look).await;
 }

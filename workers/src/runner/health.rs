@@ -119,7 +119,14 @@ impl Work<'_> {
         let code = class.map(Class::code);
         if let Some(probe) = self.permit.take() {
             let target = Target { provider: provider.to_owned(), model: model.to_owned() };
-            health.probed(&target, probe, self.ended(is_alive, code, now)).await;
+            let ended = Ended {
+                is_answered: is_alive,
+                code,
+                now,
+                chance: super::chance(),
+                max_in_flight: self.shop.max_in_flight,
+            };
+            health.probed(&target, probe, ended).await;
         } else if trips && let Some(code) = code {
             health.trip(provider, model, code, now, super::chance()).await;
         }
@@ -130,25 +137,19 @@ impl Work<'_> {
         if !self.shop.is_last_key(now) {
             return;
         }
-        if let Class::Throttled { retry_after_ms: Some(wish) } = class
-            && wish > retry::QUICK_DELAY_MS_MAX
-        {
-            let cap = self.context.settings.rules.retry_after_ms_max;
-            let until = retry::later(now, wish.min(cap), Timestamp::MAX_UTC);
-            self.context.health.throttle(&self.shop.name, until, now).await;
-        }
-        // During recovery the permit of a call that was only throttled is free again at once: the next call is not.
-        else if self.permit.is_some() {
-            let is_throttled = |attempt: &&Attempt| attempt.code == Some(ErrorCode::ProviderThrottled);
-            let before = self.history.iter().rev().take_while(is_throttled).count();
-            let pause_ms = retry::recovery_pause_ms(before, super::chance());
-            let until = retry::later(now, pause_ms, Timestamp::MAX_UTC);
-            self.context.health.throttle(&self.shop.name, until, now).await;
-        }
-    }
-
-    fn ended(&self, is_answered: bool, code: impl Into<Option<ErrorCode>>, now: Timestamp) -> Ended {
-        let (code, chance) = (code.into(), super::chance());
-        Ended { is_answered, code, now, chance, max_in_flight: self.shop.max_in_flight }
+        let pause_ms = match class {
+            Class::Throttled { retry_after_ms: Some(wish) } if wish > retry::QUICK_DELAY_MS_MAX => {
+                wish.min(self.context.settings.rules.retry_after_ms_max)
+            }
+            // During recovery the permit of a call that was only throttled is free again at once: the next call is not.
+            _ if self.permit.is_some() => {
+                let is_throttled = |attempt: &&Attempt| attempt.code == Some(ErrorCode::ProviderThrottled);
+                let before = self.history.iter().rev().take_while(is_throttled).count();
+                retry::recovery_pause_ms(before, super::chance())
+            }
+            _ => return,
+        };
+        let until = retry::later(now, pause_ms, Timestamp::MAX_UTC);
+        self.context.health.throttle(&self.shop.name, until, now).await;
     }
 }
