@@ -24,7 +24,7 @@ async fn what_is_wrong_on_the_command_line_is_exit_code_2() {
     std::fs::write(path("good.jsonl"), format!("{line}\n")).unwrap();
     let (broken, twice, good) = (path("broken.jsonl"), path("twice.jsonl"), path("good.jsonl"));
     let missing = path("missing.jsonl");
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 11] = [
         (&[], "Usage"),
         (&["explode"], "explode"),
         (&["submit"], "FILE"),
@@ -35,6 +35,7 @@ async fn what_is_wrong_on_the_command_line_is_exit_code_2() {
         (&["submit", text(&good), "--priority", "urgent"], "urgent"),
         (&["submit", text(&good), "--in-flight", "0"], "--in-flight"),
         (&["ask", "hello", "--timeout", "soon"], "--timeout"),
+        (&["dlq", "replay", "--canary", "0"], "--canary"),
     ];
     for (arguments, part) in cases {
         let ended = end(&start(&broker, dir.path(), arguments)).await;
@@ -67,6 +68,20 @@ async fn nobody_there_is_exit_code_3() {
         assert_eq!(ended.code, Some(3), "{command:?}: {}", ended.stderr);
         assert!(ended.stderr.contains(&url), "{command:?} does not name the server:\n{}", ended.stderr);
     }
+}
+
+/// Whoever is at the default address instead may be somebody else's broker.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_when_the_broker_of_the_folder_is_not_running() {
+    let broker = Broker::new(&Config::new(), "nats://127.0.0.1:1");
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("nats://127.0.0.1:{}", free_port());
+    std::fs::create_dir(dir.path().join(".tollgate")).unwrap();
+    std::fs::write(dir.path().join(".tollgate/nats.json"), format!("{{\"url\":\"{url}\"}}")).unwrap();
+    let mut command = broker.command(&["status"]);
+    command.current_dir(dir.path()).env_remove("NATS_URL");
+    let ended = end(&Process::spawn("command", command, dir.path())).await;
+    assert!(ended.stderr.contains(&url) && ended.stderr.contains("is not running"), "{}", ended.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,7 +61,8 @@ async fn connection(global: &Global) -> Result<Connection, Failure> {
         match Connection::open(&connect.settings_for(&server, NAME)).await {
             Ok(connection) => return Ok(connection),
             Err(ConnectError::Unreachable { .. }) => {
-                tracing::info!(
+                // Another broker may be there: nobody should take its answers for those of this folder's.
+                tracing::warn!(
                     server,
                     "the server named in {ADDRESS_FILE} is not running; trying {NATS_URL}"
                 );

@@ -3,6 +3,7 @@
 mod letters;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -52,8 +53,8 @@ pub(crate) enum Command {
         which: Which,
         /// First so many; the others only if all of these succeed
         #[arg(long, value_name = "N")]
-        canary: Option<usize>,
-        /// How long to wait for the canaries
+        canary: Option<NonZeroUsize>,
+        /// How long to wait for the canaries, all of them together
         #[arg(long, value_parser = duration::parse, default_value = "60s")]
         wait: Duration,
         #[command(flatten)]
@@ -160,20 +161,24 @@ async fn show(bus: &Bus, id: &str, output: &Output) -> Result<ExitCode, Failure>
 async fn replay(
     bus: &Bus,
     which: &Which,
-    canary: Option<usize>,
+    canary: Option<NonZeroUsize>,
     wait: Duration,
     output: &Output,
 ) -> Result<ExitCode, Failure> {
     let letters = read(bus, which).await?;
-    let canaries = canary.unwrap_or(0).min(letters.len());
+    let canaries = canary.map_or(0, NonZeroUsize::get).min(letters.len());
     let (first, others) = letters.split_at(canaries);
     let mut sent = Vec::new();
     for letter in first {
         sent.push((letter, letter.send_again(bus).await?));
     }
+    if canaries > 0 {
+        output.note(format!("{canaries} canaries are sent; waiting up to {wait:?} for their answers"));
+    }
+    let end = tokio::time::Instant::now() + wait;
     let mut bad = 0;
     for (_, identity) in &sent {
-        let status = tokio::time::timeout(wait, status_of(bus, identity)).await;
+        let status = tokio::time::timeout_at(end, status_of(bus, identity)).await;
         let status = status.unwrap_or_else(|_| Ok("not answered in time".to_owned()))?;
         if status != "succeeded" {
             bad += 1;
