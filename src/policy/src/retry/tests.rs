@@ -90,6 +90,18 @@ fn what_is_down_is_skipped_and_waited_for() {
     assert!(matches!(check(class, [true, false, true, true], 1, &history), After::Go(Next::Later { .. })));
 }
 
+/// Else the requests that always fail would be the first calls again of every recovery.
+#[test]
+fn what_failed_a_few_times_rests_before_it_is_held() {
+    let none_up = [false, false, true, true];
+    for (failed, rests) in [(1, false), (2, false), (3, true), (9, true)] {
+        let history = failures(0, Class::Overloaded, failed, true);
+        let is_later =
+            matches!(check(Class::Overloaded, none_up, 0, &history), After::Go(Next::Later { .. }));
+        assert_eq!(is_later, rests, "after {failed} failures");
+    }
+}
+
 #[test]
 fn failures_that_others_do_not_have_count_and_end_it() {
     for class in [Class::Overloaded, Class::Malformed, Class::TimedOut, Class::Unauthorized] {
