@@ -132,12 +132,18 @@ async fn a_copy_in_hand_changes_nothing_about_the_call_of_another() {
     stage.client.publish_all(&requests).await;
     eventually(PATIENCE, "all calls", async || (stage.provider.total() == 8).then_some(())).await;
     stage.running[2].kill9();
+    let originals = stage.client.read_stream("LLM_DISPATCH_sim").await;
     let copied_at = chrono::Utc::now();
     stage.client.publish_all(&requests).await;
     eventually(PATIENCE, "copies beside the messages of the dead worker", async || {
         (stage.client.message_count("LLM_DISPATCH_sim").await == 16).then_some(())
     })
     .await;
+    // So that it is a copy which is in hand when the request ends.
+    let dispatch = stage.client.jetstream().get_stream("LLM_DISPATCH_sim").await.unwrap();
+    for original in &originals {
+        dispatch.delete_message(original.sequence).await.unwrap();
+    }
     for request in &requests {
         cancel(&stage.client, request).await;
     }
