@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt;
 use tollgate_tests::check::{Evidence, Expected, settled};
 use tollgate_tests::client::Client;
 use tollgate_tests::cluster::Cluster;
@@ -25,6 +26,28 @@ async fn leader(client: &Client) -> String {
     .await
 }
 
+/// Waits until every stream has all of its copies again: of three servers one at a time may be missing, and one that is
+/// back and has not caught up is as good as missing.
+async fn whole(client: &Client) {
+    eventually(PATIENCE, "three copies of every stream", async || {
+        let streams: Vec<_> =
+            client.jetstream().streams().try_collect().await.map_err(|error| error.to_string())?;
+        for stream in streams {
+            let cluster = stream.cluster.ok_or("no cluster")?;
+            let copies = cluster
+                .replicas
+                .iter()
+                .filter(|copy| copy.current && !copy.offline && copy.lag.unwrap_or(0) == 0);
+            match (cluster.leader, copies.count()) {
+                (Some(_), 2) => {}
+                other => return Err(format!("{}: {other:?}", stream.config.name)),
+            }
+        }
+        Ok(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_killed_five_times_loses_nothing_and_answers_nothing_twice() {
     let (mut cluster, provider) = tokio::join!(Cluster::start(), Provider::start());
@@ -40,6 +63,7 @@ async fn the_leader_killed_five_times_loses_nothing_and_answers_nothing_twice() 
 
     let (mut published, mut gap) = (Vec::new(), Duration::ZERO);
     for kill in 0..KILLS {
+        whole(&client).await;
         let leader = leader(&client).await;
         let mut last = Instant::now();
         for n in 0..60 {
