@@ -57,6 +57,20 @@ impl Live {
         self.seen().values().map(|responses| responses.len() - 1).sum()
     }
 
+    /// Requests for which more than one response was stored, with the sequences: that one stored response was passed on
+    /// twice is left aside.
+    pub fn stored_twice(&self) -> Vec<(String, Vec<u64>)> {
+        let mut twice = Vec::new();
+        for (subject, responses) in self.seen().iter() {
+            let mut sequences: Vec<_> = responses.iter().map(|response| response.sequence).collect();
+            sequences.dedup();
+            if sequences.len() > 1 {
+                twice.push((subject.clone(), sequences));
+            }
+        }
+        twice
+    }
+
     /// Waits until so many different requests have a response.
     ///
     /// # Panics
