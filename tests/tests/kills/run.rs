@@ -219,13 +219,14 @@ impl Run {
         self.stage.nats.kill9();
     }
 
-    /// Kills a worker whose calls are held, and waits until the provider has seen them break off; returns how many.
-    pub(crate) async fn kill_worker(&self, index: usize) -> u64 {
+    /// Kills a worker whose calls are held, and waits until the provider has seen at least so many break off; returns how
+    /// many.
+    pub(crate) async fn kill_worker(&self, index: usize, least: u64) -> u64 {
         let before = self.broken_off();
         self.stage.running[index].kill9();
         eventually(PATIENCE, "the calls of the killed worker to break off", async || {
             let broken = self.broken_off() - before;
-            if broken >= IN_HAND_MIN { Ok(broken) } else { Err(broken) }
+            if broken >= least { Ok(broken) } else { Err(broken) }
         })
         .await
     }

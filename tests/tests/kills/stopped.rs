@@ -70,12 +70,13 @@ async fn a_superseded_worker_leaves_the_messages_to_its_successor() {
     let (first, calls) = run.busy(&workers, "tollgate_in_flight").await;
     run.stage.running[first].stop();
     // Long enough for what the successor calls to be under way when it dies.
-    run.hold(2 * HOLD);
+    run.hold(4 * HOLD);
     events.lost.grown("the calls to be taken over", 0).await;
     run.stage.running[first].cont();
     events.late.grown("the results that came too late", 0).await;
     let successor = workers.into_iter().find(|worker| *worker != first).unwrap();
-    let broken_off = run.kill_worker(successor).await;
+    // Some of its calls may be over by now, as slow as the machine is; one that is not is enough.
+    let broken_off = run.kill_worker(successor, 1).await;
     run.quick();
     run.stage.running[successor].restart().await;
     run.finish("superseded, then killed", &[calls, broken_off], Lost::UpTo(3 * PLACES as usize)).await;

@@ -4,7 +4,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use tollgate_tests::client::Client;
 use tollgate_tests::roles::Role;
 
-use super::run::{HOLD, Lost, REQUESTS, Run};
+use super::run::{HOLD, IN_HAND_MIN, Lost, REQUESTS, Run};
 
 const PLACES: u32 = 256;
 
@@ -31,7 +31,7 @@ async fn a_killed_workers_calls_are_lost_and_made_again() {
         if is_flowing {
             run.stage.running[victim].kill9();
         } else {
-            broken_off += run.kill_worker(victim).await;
+            broken_off += run.kill_worker(victim, IN_HAND_MIN).await;
         }
         in_hand.push(calls);
         run.quick();
