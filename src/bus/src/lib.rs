@@ -10,6 +10,7 @@ pub mod dead;
 pub mod event;
 pub mod headers;
 pub mod heartbeat;
+pub mod lane;
 pub mod owner;
 mod point;
 pub mod presence;

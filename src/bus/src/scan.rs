@@ -60,7 +60,7 @@ impl Stored {
 pub struct ScanError(String);
 
 impl ScanError {
-    fn of(error: impl std::fmt::Display) -> Self {
+    pub(crate) fn of(error: impl std::fmt::Display) -> Self {
         Self(error.to_string())
     }
 }

@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 use tollgate_policy::catalog::{ModelPattern, TARGETS_MAX};
+use tollgate_protocol::Priority;
 use tollgate_protocol::request::TTL_MS_MAX;
 use tollgate_protocol::subject::Subjects;
 
@@ -144,6 +145,8 @@ section! {
     Team {
         /// Its part of what is served while others wait too.
         weight: Optional<Whole<1, 1_000>>,
+        /// The highest priority it is served at: what it asks for above that is served at this.
+        priority_max: Optional<Priority>,
         /// The model names it may ask for: "*", names, or beginnings such as "openai/*".
         models: Optional<List<ModelPattern, 0, 1_000>>,
     }
@@ -269,6 +272,23 @@ impl Read for settings::Durability {
 
     fn schema() -> Value {
         json!({"enum": DURABILITIES.map(|(name, _)| name)})
+    }
+}
+
+const PRIORITIES: [(&str, Priority); 3] =
+    [("high", Priority::High), ("normal", Priority::Normal), ("low", Priority::Low)];
+
+impl Read for Priority {
+    fn expected() -> String {
+        one_of(&PRIORITIES)
+    }
+
+    fn read(node: &Node<'_>, place: &Place, findings: &mut Findings<'_>) -> Option<Self> {
+        choice(&PRIORITIES, node, place, findings)
+    }
+
+    fn schema() -> Value {
+        json!({"enum": PRIORITIES.map(|(name, _)| name)})
     }
 }
 

@@ -29,7 +29,11 @@ const SMALLEST: &str = "[teams.t]\n[providers.sim]\nkind = \"simulator\"\n";
 #[test]
 fn the_smallest_file_has_all_defaults() {
     let settings = good(SMALLEST);
-    let team = TeamSettings { weight: std::num::NonZeroU32::MIN, models: vec![ModelPattern::Any] };
+    let team = TeamSettings {
+        weight: std::num::NonZeroU32::MIN,
+        priority_max: Priority::High,
+        models: vec![ModelPattern::Any],
+    };
     assert_eq!(settings.teams.into_iter().collect::<Vec<_>>(), [(Team::parse("t").unwrap(), team)]);
     assert_eq!(settings.timing, Timing::default());
     assert_eq!(settings.timing.ttl_ms(Priority::Low), 86_400_000);
@@ -97,6 +101,7 @@ fn what_is_given_is_used() {
 
         [teams.research]
         weight = 2
+        priority_max = "normal"
         models = ["llama 8b", "sim/*"]
         "#,
     );
@@ -104,6 +109,7 @@ fn what_is_given_is_used() {
     assert_eq!(settings.durability, Durability::PowerLoss);
     assert_eq!(settings.timing.ttl_ms, [600_000, 5_000, 86_400_000]);
     assert_eq!(settings.shares, [16, 4, 2]);
+    assert_eq!(settings.teams[&Team::parse("research").unwrap()].priority_max, Priority::Normal);
     assert_eq!(settings.retention, Retention { usage_days: 30, ..Retention::default() });
     let local = &settings.providers["local-1"];
     assert_eq!(local.base_url.as_deref(), Some("http://127.0.0.1:8000/v1"));

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use tollgate_policy::catalog::{Catalog, ModelPattern, TeamSettings};
 use tollgate_policy::retry::Rules;
 use tollgate_protocol::job::Target;
-use tollgate_protocol::{Price, Team, subject::Subjects};
+use tollgate_protocol::{Price, Priority, Team, subject::Subjects};
 
 use crate::settings::{
     Durability, Provider, ProviderKind, Queue, Retention, SHARES, Settings, SimulatorSettings, Timeouts,
@@ -73,7 +73,11 @@ pub fn zero(environment: &dyn Environment) -> Settings {
 }
 
 fn default_team() -> Option<(Team, TeamSettings)> {
-    let settings = TeamSettings { weight: NonZeroU32::MIN, models: vec![ModelPattern::Any] };
+    let settings = TeamSettings {
+        weight: NonZeroU32::MIN,
+        priority_max: Priority::High,
+        models: vec![ModelPattern::Any],
+    };
     Team::parse("default").ok().map(|team| (team, settings))
 }
 

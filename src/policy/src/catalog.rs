@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use tollgate_protocol::job::{Target, Typed};
-use tollgate_protocol::{ErrorCode, Price, Problem, Team};
+use tollgate_protocol::{ErrorCode, Price, Priority, Problem, Team};
 
 pub use near::nearest;
 
@@ -27,6 +27,8 @@ pub type Teams = BTreeMap<Team, TeamSettings>;
 pub struct TeamSettings {
     /// Its part of what is served while others wait too: a team of weight 2 gets twice that of weight 1.
     pub weight: NonZeroU32,
+    /// The highest priority it is served at: what is asked for above that is served at this.
+    pub priority_max: Priority,
     /// The model names it may ask for; none if empty.
     pub models: Vec<ModelPattern>,
 }

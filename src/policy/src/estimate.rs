@@ -22,6 +22,11 @@ pub fn tokens(body_bytes: usize, output_tokens_max: Option<u64>) -> TokenUsage {
     }
 }
 
+/// The same, when it is known how long such answers are.
+pub fn tokens_expected(body_bytes: usize, output_tokens: u64) -> u64 {
+    tokens(body_bytes, Some(output_tokens)).input_tokens.saturating_add(output_tokens.min(OUTPUT_TOKENS_MAX))
+}
+
 /// Tokens and cost of one attempt.
 pub fn attempt(body_bytes: usize, output_tokens_max: Option<u64>, price: &Price) -> Estimate {
     let usage = tokens(body_bytes, output_tokens_max);

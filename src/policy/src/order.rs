@@ -4,7 +4,8 @@
 //! Between the teams of a priority: the virtual token counter of Sheng et al., "Fairness in Serving Large
 //! Language Models" (OSDI 2024): each team has a counter of the tokens it was served, divided by its weight;
 //! the smallest goes first; a team that was idle is lifted to the smallest active counter, so that idleness
-//! earns no credit, or to the largest there ever was if all were idle, so that work earns no debt. Inside a team and gate: first come, first served.
+//! earns no credit, or to the largest there ever was if all were idle, so that work earns no debt. What is on its way
+//! counts as what it is expected to use, until it is known what it used. Inside a team and gate: first come, first served.
 //!
 //! A gate (a provider) that is closed is passed over and blocks nobody at other gates: each team has one queue
 //! per gate. At its own gate, a priority that waits for it to open is not overtaken by a lower one before that
@@ -14,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroU32;
 
 use tollgate_protocol::{Priority, Team};
+
+use crate::served::Settlement;
 
 /// Counters are tokens times this, so that division by a weight keeps precision.
 const SCALE: u64 = 1 << 10;
@@ -57,9 +60,13 @@ type Waiting<T> = (i64, Place, T);
 struct Level<T> {
     /// Virtual time of the level: tokens served, divided by its share.
     pass: u64,
+    /// The same of what was taken out and is not settled yet.
+    pending: u64,
     flows: HashMap<Team, Flow<T>>,
-    /// Active teams by counter.
+    /// Active teams by what they have and are about to have.
     ready: BTreeSet<(u64, Team)>,
+    /// Active teams by what they have had.
+    settled: BTreeSet<(u64, Team)>,
     /// How many items wait for each gate.
     waiting: BTreeMap<String, usize>,
     length: usize,
@@ -69,7 +76,10 @@ struct Level<T> {
 
 #[derive(Debug)]
 struct Flow<T> {
+    /// What it was served.
     counter: u64,
+    /// What was taken out and is not settled yet, as expected.
+    pending: u64,
     gates: BTreeMap<String, VecDeque<Waiting<T>>>,
 }
 
@@ -78,8 +88,10 @@ impl<T> Queue<T> {
     pub fn new(shares: [u32; 3]) -> Self {
         let level = || Level {
             pass: 0,
+            pending: 0,
             flows: HashMap::new(),
             ready: BTreeSet::new(),
+            settled: BTreeSet::new(),
             waiting: BTreeMap::new(),
             length: 0,
             clock: 0,
@@ -118,11 +130,24 @@ impl<T> Queue<T> {
 
     /// What was taken out is not served after all, and does not come back as it was: its tokens are not counted.
     pub fn refund(&mut self, place: &Place) {
-        let index = place.priority.index();
-        let refund = place.tokens.saturating_mul(SCALE);
+        self.settle(&Settlement::of(place));
+    }
+
+    /// What was taken out has been served: what it used is counted in place of what was expected.
+    pub fn settle(&mut self, settlement: &Settlement) {
+        let Settlement { priority, team, weight, expected, used, less } = settlement;
+        let index = priority.index();
         let level = &mut self.levels[index];
-        level.pass = level.pass.saturating_sub(refund / self.shares[index]);
-        level.charge(&place.team, |counter| counter.saturating_sub(refund / u64::from(place.weight.get())));
+        let part = |tokens: &u64, part: u64| tokens.saturating_mul(SCALE) / part;
+        let share = self.shares[index];
+        level.pending = level.pending.saturating_sub(part(expected, share));
+        level.pass = level.pass.saturating_add(part(used, share)).saturating_sub(part(less, share));
+        self.clock = self.clock.max(level.pass);
+        let weight = u64::from(weight.get());
+        level.change(team, |flow| {
+            flow.pending = flow.pending.saturating_sub(part(expected, weight));
+            flow.counter = flow.counter.saturating_add(part(used, weight)).saturating_sub(part(less, weight));
+        });
     }
 
     fn insert(&mut self, place: Place, item: T, front: bool) {
@@ -157,14 +182,14 @@ impl<T> Queue<T> {
     pub fn pop(&mut self, open: impl Fn(Priority, &str) -> bool) -> Option<(Place, T)> {
         // Ties go to the higher priority: `min_by_key` keeps the first of equals.
         let mut candidates: Vec<usize> = (0..3).filter(|index| self.levels[*index].length > 0).collect();
-        candidates.sort_by_key(|index| self.levels[*index].pass);
+        candidates.sort_by_key(|index| self.levels[*index].key());
         for index in candidates {
             let priority = Priority::ALL[index];
             let share = self.shares[index];
             let is_anothers_turn = |gate: &str| {
                 (0..index).any(|higher| {
                     let level = &self.levels[higher];
-                    level.pass <= self.levels[index].pass
+                    level.key() <= self.levels[index].key()
                         && level.waiting.contains_key(gate)
                         && !open(Priority::ALL[higher], gate)
                 })
@@ -179,8 +204,7 @@ impl<T> Queue<T> {
                 self.levels[index].pop(|gate| open_to.iter().any(|open| open == gate))
             {
                 let level = &mut self.levels[index];
-                level.pass = level.pass.saturating_add(place.tokens.saturating_mul(SCALE) / share);
-                self.clock = self.clock.max(level.pass);
+                level.pending = level.pending.saturating_add(place.tokens.saturating_mul(SCALE) / share);
                 self.length -= 1;
                 return Some((place, item));
             }
@@ -189,16 +213,30 @@ impl<T> Queue<T> {
     }
 }
 
+impl<T> Flow<T> {
+    fn key(&self) -> u64 {
+        self.counter.saturating_add(self.pending)
+    }
+}
+
 impl<T> Level<T> {
+    fn key(&self) -> u64 {
+        self.pass.saturating_add(self.pending)
+    }
+
     fn insert(&mut self, number: i64, place: Place, item: T, front: bool) {
-        let least = self.ready.first().map(|(counter, _)| *counter);
-        let flow = self
-            .flows
-            .entry(place.team.clone())
-            .or_insert_with(|| Flow { counter: 0, gates: BTreeMap::new() });
+        let least = self.settled.first().map(|(counter, _)| *counter);
+        let flow = self.flows.entry(place.team.clone()).or_insert_with(|| Flow {
+            counter: 0,
+            pending: 0,
+            gates: BTreeMap::new(),
+        });
         if flow.gates.is_empty() {
+            // What it was served, not what it is expected to have been: whoever began with too high an expectation of
+            // another would have to wait for it.
             flow.counter = flow.counter.max(least.unwrap_or(self.clock));
-            self.ready.insert((flow.counter, place.team.clone()));
+            self.ready.insert((flow.key(), place.team.clone()));
+            self.settled.insert((flow.counter, place.team.clone()));
         }
         *self.waiting.entry(place.gate.clone()).or_default() += 1;
         let queue = flow.gates.entry(place.gate.clone()).or_default();
@@ -225,14 +263,14 @@ impl<T> Level<T> {
         if queue.is_empty() {
             flow.gates.remove(&gate);
         }
-        self.ready.remove(&(flow.counter, team.clone()));
+        self.ready.remove(&(flow.key(), team.clone()));
         let cost = place.tokens.saturating_mul(SCALE) / u64::from(place.weight.get());
-        flow.counter = flow.counter.saturating_add(cost);
-        self.clock = self.clock.max(flow.counter);
+        flow.pending = flow.pending.saturating_add(cost);
         if flow.gates.is_empty() {
+            self.settled.remove(&(flow.counter, team));
             self.forget_idle();
         } else {
-            self.ready.insert((flow.counter, team));
+            self.ready.insert((flow.key(), team));
         }
         self.length -= 1;
         leave(&mut self.waiting, &gate, 1);
@@ -251,17 +289,21 @@ impl<T> Level<T> {
             }
             flow.gates.retain(|_, queue| !queue.is_empty());
             if was_active && flow.gates.is_empty() {
-                self.ready.remove(&(flow.counter, team.clone()));
+                self.ready.remove(&(flow.key(), team.clone()));
+                self.settled.remove(&(flow.counter, team.clone()));
             }
         }
     }
 
-    fn charge(&mut self, team: &Team, change: impl Fn(u64) -> u64) {
+    fn change(&mut self, team: &Team, change: impl FnOnce(&mut Flow<T>)) {
         let Some(flow) = self.flows.get_mut(team) else { return };
-        let was_ready = self.ready.remove(&(flow.counter, team.clone()));
-        flow.counter = change(flow.counter);
+        let was_ready = self.ready.remove(&(flow.key(), team.clone()));
+        self.settled.remove(&(flow.counter, team.clone()));
+        change(flow);
+        self.clock = self.clock.max(flow.counter);
         if was_ready {
-            self.ready.insert((flow.counter, team.clone()));
+            self.ready.insert((flow.key(), team.clone()));
+            self.settled.insert((flow.counter, team.clone()));
         }
     }
 
@@ -270,8 +312,8 @@ impl<T> Level<T> {
         if self.flows.len() <= IDLE_TEAMS_MAX {
             return;
         }
-        let least = self.ready.first().map_or(u64::MAX, |(counter, _)| *counter);
-        self.flows.retain(|_, flow| !flow.gates.is_empty() || flow.counter > least);
+        let least = self.settled.first().map_or(u64::MAX, |(counter, _)| *counter);
+        self.flows.retain(|_, flow| !flow.gates.is_empty() || flow.pending > 0 || flow.counter > least);
         if self.flows.len() > 2 * IDLE_TEAMS_MAX {
             self.flows.retain(|_, flow| !flow.gates.is_empty());
         }

@@ -211,6 +211,11 @@ impl Subjects {
         format!("{}.usage.{}.{}.{}", self.prefix, token(team.as_str()), token(provider), token(model))
     }
 
+    /// All usage events, as the server republishes them once stored.
+    pub fn live_usage(&self) -> String {
+        format!("{}.live.usage.>", self.prefix)
+    }
+
     /// Lifecycle events.
     pub fn event(&self, team: &Team, kind: &str) -> String {
         format!("{}.event.{}.{kind}", self.prefix, token(team.as_str()))

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tollgate_bus::HeaderView;
 use tollgate_bus::blob::INLINE_BYTES_MAX;
 use tollgate_bus::heartbeat::Heartbeats;
 use tollgate_bus::pull::Held;
@@ -16,8 +17,13 @@ use tollgate_policy::answer::End;
 use tollgate_policy::claim::Stop;
 use tollgate_policy::health::{Availability, Probe};
 use tollgate_policy::order::Queue;
+use tollgate_policy::outputs::Outputs;
 use tollgate_policy::route::Route;
+use tollgate_policy::served::Served;
+use tollgate_protocol::header::Headers;
 use tollgate_protocol::job::Job;
+use tollgate_protocol::response::Outcome;
+use tollgate_protocol::usage::{Kind, UsageEvent};
 use tollgate_protocol::{Identity, Priority};
 use tollgate_telemetry::{self as telemetry, Role};
 
@@ -27,6 +33,7 @@ use crate::gates::{Gates, Seen};
 use crate::holding::Holding;
 use crate::index::Released;
 use crate::intake::{self, Item, NotTaken};
+use crate::tally::Way;
 
 /// Dispatches in flight, over all providers.
 const IN_FLIGHT_MAX: usize = 512;
@@ -51,12 +58,16 @@ pub(crate) struct Incoming {
     pub(crate) messages: mpsc::Receiver<Held>,
     /// What the index releases.
     pub(crate) released: mpsc::Receiver<Released>,
+    /// What is taken past a flood.
+    pub(crate) expressed: mpsc::Receiver<Holding>,
     /// What clients take back.
     pub(crate) cancels: mpsc::Receiver<Held>,
     /// Requests that are looked for.
     pub(crate) finds: mpsc::Receiver<Identity>,
     /// Announcements of free places.
     pub(crate) frees: async_nats::Subscriber,
+    /// Usage events of all.
+    pub(crate) usage: async_nats::Subscriber,
 }
 
 /// The state of the loop.
@@ -65,6 +76,8 @@ pub(crate) struct Desk {
     heartbeats: Heartbeats,
     queue: Queue<Box<Item>>,
     gates: Gates,
+    served: Served,
+    outputs: Outputs,
     in_flight: usize,
     /// Seconds since the start.
     ticks: u64,
@@ -84,6 +97,8 @@ impl Desk {
             heartbeats,
             queue,
             gates: Gates::default(),
+            served: Served::default(),
+            outputs: Outputs::default(),
             in_flight: 0,
             ticks: 0,
             tasks,
@@ -111,6 +126,8 @@ impl Desk {
                 }
                 Some(done) = self.done.recv() => self.note(done),
                 Some(released) = incoming.released.recv() => self.released(released),
+                Some(message) = incoming.expressed.recv() => self.take(message),
+                Some(usage) = incoming.usage.next() => self.used(&usage),
                 Some(cancel) = incoming.cancels.recv() => {
                     let context = Arc::clone(&self.context);
                     self.tasks.spawn(async move { context.cancel(cancel).await });
@@ -134,6 +151,7 @@ impl Desk {
                 break;
             };
             if item.deadline <= tollgate_bus::now() {
+                self.queue.refund(&item.place);
                 self.expire(item);
                 continue;
             }
@@ -144,6 +162,9 @@ impl Desk {
                 continue;
             }
             self.gates.sent(&item.place.gate, item.place.priority);
+            for settlement in self.served.note(&item.identity, &item.place, tollgate_bus::now()) {
+                self.queue.settle(&settlement);
+            }
             self.in_flight += 1;
             let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
             self.tasks.spawn(async move {
@@ -161,7 +182,12 @@ impl Desk {
             telemetry::count_redelivery(Role::Router);
         }
         tollgate_bus::point("router.taken");
-        let message = Holding::from(message);
+        let mut message = Holding::from(message);
+        message.count(&self.context.tally, Way::Lane);
+        self.take(message);
+    }
+
+    fn take(&mut self, message: Holding) {
         if self.context.bus.subjects().parse_retry_due(&message.subject).is_some() {
             let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
             self.tasks.spawn(async move {
@@ -288,7 +314,7 @@ impl Desk {
     }
 
     fn order(&mut self, message: Holding, job: &Job) {
-        match intake::item(&self.context, message, job) {
+        match intake::item(&self.context, message, job, &self.outputs) {
             Ok(item) => self.queue.push(item.place.clone(), Box::new(item)),
             Err(failed) => {
                 let (message, problem) = *failed;
@@ -301,7 +327,7 @@ impl Desk {
     }
 
     fn note(&mut self, done: Done) {
-        let Dispatched { provider, priority, seen, item } = match done {
+        let Dispatched { provider, priority, seen, item, repeated } = match done {
             Done::Dispatched(dispatched) => dispatched,
             Done::Due(due) => return self.choose(due.0, due.1),
             Done::Decided(decided) => return self.order(decided.0, &decided.1),
@@ -311,7 +337,13 @@ impl Desk {
         if seen == Seen::Full {
             telemetry::count_bounce(&provider);
         }
+        if let Some((identity, place)) = repeated
+            && self.served.forget(&identity)
+        {
+            self.queue.refund(&place);
+        }
         if let Some(item) = item {
+            self.served.forget(&item.identity);
             self.queue.put_back(item.place.clone(), item);
         }
     }
@@ -322,11 +354,35 @@ impl Desk {
         }
     }
 
+    /// A call has ended somewhere.
+    fn used(&mut self, message: &async_nats::Message) {
+        let subject = HeaderView(message.headers.as_ref()).get("ce-subject").and_then(Identity::from_tokens);
+        // Most are of other routers, or of nobody: not worth reading.
+        if !subject.is_some_and(|identity| self.served.knows(&identity)) {
+            return;
+        }
+        let Ok(event) = serde_json::from_slice::<UsageEvent>(&message.payload) else { return };
+        // What a lost call used is not known; what ended without one used nothing.
+        if !matches!(event.kind, Kind::Attempt | Kind::Unpaid) {
+            return;
+        }
+        if event.outcome == Some(Outcome::Succeeded) {
+            self.outputs.note(&event.team, &event.requested_model, event.usage.output_tokens);
+        }
+        let tokens = event.usage.input_tokens.saturating_add(event.usage.output_tokens);
+        if let Some(settlement) = self.served.used(&event.identity(), tokens) {
+            self.queue.settle(&settlement);
+        }
+    }
+
     /// Deadlines of what waits behind a closed gate, and gauges.
     fn each_second(&mut self) {
         let time = tollgate_bus::now();
         for (_, item) in self.queue.take_out(|item| item.deadline <= time) {
             self.expire(item);
+        }
+        for settlement in self.served.overdue(time) {
+            self.queue.settle(&settlement);
         }
         telemetry::set_in_hand(Role::Router, self.heartbeats.count());
         self.ticks += 1;
@@ -343,9 +399,9 @@ impl Desk {
 
     /// What waits goes back to the server at once; what is under way is finished.
     async fn close(mut self, incoming: Incoming, drain: Duration) {
-        let Incoming { mut messages, mut cancels, released, .. } = incoming;
-        // What the index released it finds again, here or elsewhere.
-        drop(released);
+        let Incoming { mut messages, mut cancels, released, expressed, .. } = incoming;
+        // What the index released it finds again, here or elsewhere; what is express is delivered by its lane.
+        drop((released, expressed));
         for held in [&mut messages, &mut cancels] {
             held.close();
             while let Some(message) = held.recv().await {
@@ -376,59 +432,6 @@ impl Desk {
 }
 
 impl Context {
-    /// No target is up: it waits until one is.
-    async fn hold(&self, message: Holding, job: &Job) {
-        if tollgate_bus::now() >= job.deadline {
-            let stop = Stop::Expired { deadline: job.deadline, grace_ms: crate::stop::GRACE_MS };
-            self.stop(message, job, stop).await;
-            return;
-        }
-        // Held already, and released too soon. With targets that were found since, it is held anew.
-        if self.bus.subjects().parse_retry_hold(&message.subject).is_some()
-            && Job::decode(&message.payload).is_ok_and(|stored| stored.targets == job.targets)
-        {
-            return message.hand_back(Duration::ZERO).await;
-        }
-        match self.bus.hold(job, &message.source).await {
-            Ok(()) => {
-                telemetry::count_handover(telemetry::Next::Hold);
-                tollgate_bus::point("router.hold.stored");
-                message.ack().await;
-            }
-            Err(error) => {
-                tracing::warn!(%error, request = %job.identity, "a request cannot be held, the message will come again");
-                message.hand_back(Duration::from_secs(1)).await;
-            }
-        }
-    }
-
-    /// Its body is put aside, so that only its place is carried along.
-    async fn put_aside(&self, message: Holding, mut job: Job) -> Option<(Holding, Job)> {
-        match self.bus.put_aside(&mut job).await {
-            Ok(()) => Some((message, job)),
-            Err(error) => {
-                tracing::warn!(error, request = %job.identity, "a large body cannot be put aside, the message will come again");
-                message.hand_back(Duration::from_secs(1)).await;
-                None
-            }
-        }
-    }
-
-    /// It may not be called before `time`.
-    async fn wait_until(&self, message: Holding, job: &Job, time: tollgate_protocol::Timestamp) {
-        match self.bus.park(job, &message.source, time.min(job.deadline)).await {
-            Ok(()) => {
-                telemetry::count_handover(telemetry::Next::Park);
-                tollgate_bus::point("router.park.stored");
-                message.ack().await;
-            }
-            Err(error) => {
-                tracing::warn!(%error, request = %job.identity, "a request cannot be parked, the message will come again");
-                message.hand_back(Duration::from_secs(1)).await;
-            }
-        }
-    }
-
     /// How many requests wait, by priority.
     async fn measure_lanes(&self) {
         let name = self.bus.subjects().stream(topology::REQUESTS);

@@ -6,9 +6,10 @@ use async_nats::HeaderMap;
 use tollgate_bus::publish::PublishError;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::End;
+use tollgate_policy::order::Place;
 use tollgate_protocol::job::Job;
 use tollgate_protocol::response::Status;
-use tollgate_protocol::{ErrorCode, Problem};
+use tollgate_protocol::{ErrorCode, Identity, Problem};
 
 use crate::Context;
 use crate::gates::Seen;
@@ -24,6 +25,8 @@ pub(crate) struct Dispatched {
     pub(crate) seen: Seen,
     /// The item, if it was not taken.
     pub(crate) item: Option<Box<Item>>,
+    /// What the stream had already: whoever brought it there hears of its usage.
+    pub(crate) repeated: Option<(Identity, Place)>,
 }
 
 /// Publishes, and acknowledges the lane's message once the dispatch message is stored.
@@ -35,23 +38,24 @@ pub(crate) async fn dispatch(context: &Context, item: Box<Item>) -> Dispatched {
         .publish(&subject, HeaderMap::new(), Some(&item.message_id), item.payload.clone(), PATIENCE)
         .await;
     let seen = match published {
-        Ok(_) => {
+        Ok(published) => {
             tollgate_bus::point("router.dispatch.stored");
+            let repeated = published.duplicate.then(|| (item.identity.clone(), item.place.clone()));
             item.message.ack().await;
-            return Dispatched { provider, priority, seen: Seen::Taken, item: None };
+            return Dispatched { provider, priority, seen: Seen::Taken, item: None, repeated };
         }
         Err(PublishError::SubjectFull | PublishError::StreamFull) => Seen::Full,
         // Possible only on a server whose max_payload is smaller than it should be.
         Err(PublishError::TooLarge { .. }) => {
             context.end_oversized(*item).await;
-            return Dispatched { provider, priority, seen: Seen::Taken, item: None };
+            return Dispatched { provider, priority, seen: Seen::Taken, item: None, repeated: None };
         }
         Err(error) => {
             tracing::warn!(%error, provider, "a provider's stream does not take messages, trying again");
             Seen::Broken
         }
     };
-    Dispatched { provider, priority, seen, item: Some(item) }
+    Dispatched { provider, priority, seen, item: Some(item), repeated: None }
 }
 
 impl Context {

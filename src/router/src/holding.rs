@@ -11,6 +11,8 @@ use tollgate_bus::{Bus, HeaderView};
 use tollgate_protocol::Timestamp;
 use tollgate_protocol::record::Source;
 
+use crate::tally::{self, Counted, Tally};
+
 /// A message in hand.
 pub(crate) struct Holding {
     /// Where it is stored.
@@ -23,6 +25,7 @@ pub(crate) struct Holding {
     pub(crate) source: Source,
     /// When it was stored.
     pub(crate) stored_at: Timestamp,
+    counted: Option<Counted>,
     way: Way,
 }
 
@@ -67,6 +70,7 @@ impl From<Held> for Holding {
             payload: std::mem::take(&mut held.payload),
             source: held.source.clone(),
             stored_at: held.stored_at,
+            counted: None,
             way: Way::Pulled(Box::new(held)),
         }
     }
@@ -82,8 +86,14 @@ impl Holding {
             payload: stored.payload,
             source: stored.source,
             stored_at: stored.stored_at,
+            counted: None,
             way: Way::Found(Box::new(bus.clone()), ticket),
         }
+    }
+
+    /// Counts it among what is in hand of its lane, until it is let go.
+    pub(crate) fn count(&mut self, tally: &Tally, way: tally::Way) {
+        self.counted = Some(tally.count(&self.subject, way));
     }
 
     /// Its headers, as the protocol reads them.

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use bytes::Bytes;
 use tollgate_policy::estimate;
 use tollgate_policy::order::Place;
+use tollgate_policy::outputs::Outputs;
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::request::{Decoded, Delivered, Head, Request, decode};
 use tollgate_protocol::{ErrorCode, Identity, Problem, Timestamp};
@@ -86,12 +87,15 @@ fn admit(context: &Context, request: Request) -> Result<Job, (Box<Head>, Problem
             return Err((Box::new(head), problem));
         }
     };
+    let team = context.settings.teams.get(&head.identity.team);
+    // The lower priority is the greater one.
+    let priority_max = team.map_or(head.priority, |team| team.priority_max);
     Ok(Job {
         identity: head.identity,
         run: 0,
         digest: head.digest,
         sequence: head.sequence,
-        priority: head.priority,
+        priority: head.priority.max(priority_max),
         endpoint: head.endpoint,
         encoding: head.encoding,
         bare: head.bare,
@@ -118,6 +122,7 @@ pub(crate) fn item(
     context: &Context,
     mut message: Holding,
     job: &Job,
+    outputs: &Outputs,
 ) -> Result<Item, Box<(Holding, Problem)>> {
     let internal = |message, text: String| Box::new((message, Problem::new(ErrorCode::Internal, text)));
     let Some(target) = job.current_target() else {
@@ -127,14 +132,21 @@ pub(crate) fn item(
         Ok(payload) => payload,
         Err(error) => return Err(internal(message, error.to_string())),
     };
-    let usage = estimate::tokens(job.body_bytes(), job.output_tokens_max);
+    let learnt = outputs.expected(&job.identity.team, &job.requested_model, job.output_tokens_max);
+    let tokens = match learnt {
+        Some(output_tokens) => estimate::tokens_expected(job.body_bytes(), output_tokens),
+        None => {
+            let usage = estimate::tokens(job.body_bytes(), job.output_tokens_max);
+            usage.input_tokens.saturating_add(usage.output_tokens)
+        }
+    };
     let weight = context.settings.teams.get(&job.identity.team).map_or(NonZeroU32::MIN, |team| team.weight);
     let place = Place {
         priority: job.priority,
         team: job.identity.team.clone(),
         weight,
         gate: target.provider.clone(),
-        tokens: usage.input_tokens.saturating_add(usage.output_tokens),
+        tokens,
     };
     message.payload = Bytes::new();
     Ok(Item {

@@ -10,12 +10,15 @@ mod dispatch;
 mod due;
 mod ending;
 mod evacuate;
+mod express;
 mod gates;
 mod holding;
 mod index;
 mod intake;
 mod route;
 mod stop;
+mod tally;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +38,7 @@ use tollgate_protocol::subject::LANES;
 use tollgate_protocol::{Identity, Priority, Timestamp};
 
 use holding::Back;
+use tally::Tally;
 
 /// Source of this role's events.
 const SOURCE: &str = "tollgate/router";
@@ -93,6 +97,8 @@ struct Context {
     started_at: Timestamp,
     /// Where the index hears of what it gave away.
     back: mpsc::UnboundedSender<Back>,
+    /// What is in hand.
+    tally: Tally,
 }
 
 /// Routes until `stop`, then hands back what it has not dispatched. The topology must be there.
@@ -113,6 +119,7 @@ pub async fn run(
         health: health.clone(),
         started_at: tollgate_bus::now(),
         back,
+        tally: Tally::default(),
     });
     let (pulls, beats) = (TaskTracker::new(), TaskTracker::new());
     let drained = CancellationToken::new();
@@ -124,6 +131,12 @@ pub async fn run(
         .subscribe(free.clone())
         .await
         .map_err(|error| Error::Subscribe { subject: free, reason: error.to_string() })?;
+    let usage = bus.subjects().live_usage();
+    let usage = bus
+        .client()
+        .subscribe(usage.clone())
+        .await
+        .map_err(|error| Error::Subscribe { subject: usage, reason: error.to_string() })?;
     beats.spawn({
         let (heartbeats, client, drained) = (heartbeats.clone(), bus.client().clone(), drained.clone());
         async move { heartbeats.run(client, ack_wait, drained).await }
@@ -163,6 +176,10 @@ pub async fn run(
         async move { presence.run(&bus, stop).await }
     });
     let (releases, released) = mpsc::channel(RELEASES_MAX);
+    let (expresses, expressed) = mpsc::channel(RELEASES_MAX);
+    let express =
+        express::Express::new(Arc::clone(&context), presence.clone(), lanes(&bus, ack_wait), expresses);
+    pulls.spawn(express.run(stop.clone()));
     let index = index::Index::new(Arc::clone(&context), presence, releases, backs);
     pulls.spawn(index.run(for_index, stop.clone()));
     pulls.close();
@@ -171,7 +188,7 @@ pub async fn run(
     tracing::info!("router is ready");
 
     let desk = desk::Desk::new(Arc::clone(&context), heartbeats);
-    let incoming = desk::Incoming { messages, released, cancels, finds: for_desk, frees };
+    let incoming = desk::Incoming { messages, released, expressed, cancels, finds: for_desk, frees, usage };
     desk.serve(incoming, &stop, drain).await;
     pulls.wait().await;
     drained.cancel();

@@ -163,6 +163,11 @@ pub fn set_indexed(messages: usize) {
     gauge!(names::INDEXED).set(messages as f64);
 }
 
+/// A request was taken past a flood.
+pub fn count_express() {
+    counter!(names::EXPRESS).increment(1);
+}
+
 /// A cancellation is done with.
 pub fn count_cancellation(outcome: &'static str) {
     counter!(names::CANCELLATIONS, "outcome" => outcome).increment(1);

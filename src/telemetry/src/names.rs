@@ -95,6 +95,8 @@ metrics! {
         "Requests that wait until a target of theirs is up, as the router that looks after them counts.";
     INDEXED = "tollgate_indexed", Kind::Gauge, Count, [],
         "Messages that this router's index knows.";
+    EXPRESS = "tollgate_express_total", Kind::Counter, Count, [],
+        "Requests that were taken past another team's flood in their lane.";
     CANCELLATIONS = "tollgate_cancellations_total", Kind::Counter, Count, ["outcome"],
         "Requests that clients took back, by whether they were known.";
     DEAD_LETTERS = "tollgate_dead_letters_total", Kind::Counter, Count, ["reason"],

@@ -128,3 +128,24 @@ async fn weights_are_kept() {
     let heavy = calls.iter().take(400).filter(|call| call.key.starts_with("quiet")).count();
     assert!((240..=360).contains(&heavy), "{heavy} of the first 400 calls are of the team of weight 3");
 }
+
+/// It may publish there, and is served at what it may have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_team_is_not_served_above_its_priority() {
+    let stage = Stage::with(&[Role::Router], |provider| {
+        config(provider, 4, &[]).raw("[teams.capped]\npriority_max = \"normal\"\n")
+    })
+    .await;
+    for priority in ["high", "normal", "low"] {
+        stage.client.publish(&request("capped", priority).priority(priority)).await;
+    }
+    let dispatched = eventually(PATIENCE, "three dispatched requests", async || {
+        let dispatched = stage.client.read_stream("LLM_DISPATCH_sim").await;
+        if dispatched.len() == 3 { Ok(dispatched) } else { Err(dispatched.len()) }
+    })
+    .await;
+    let mut served: Vec<_> =
+        dispatched.iter().filter_map(|stored| stored.subject.rsplit('.').next()).collect();
+    served.sort_unstable();
+    assert_eq!(served, ["low", "normal", "normal"]);
+}

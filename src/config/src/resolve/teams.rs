@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use tollgate_policy::catalog::{ModelPattern, TeamSettings, Teams, nearest};
-use tollgate_protocol::Team;
+use tollgate_protocol::{Priority, Team};
 
 use super::entries;
 use super::provider::Offered;
@@ -71,7 +71,8 @@ fn team(
         None => vec![ModelPattern::Any],
     };
     let weight = NonZeroU32::new(raw.weight.or_u32(1)).unwrap_or(NonZeroU32::MIN);
-    Some((name.ok()?, TeamSettings { weight, models }))
+    let priority_max = raw.priority_max.given().map_or(Priority::High, |priority| priority.value);
+    Some((name.ok()?, TeamSettings { weight, priority_max, models }))
 }
 
 fn check_patterns(patterns: &[At<ModelPattern>], names: &Names<'_>, findings: &mut Findings<'_>) {

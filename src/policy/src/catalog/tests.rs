@@ -22,6 +22,7 @@ fn catalog(aliases: &[(&str, &[&str])], priced: &[&str]) -> Catalog {
 fn teams(list: &[(&str, &[&str])]) -> Teams {
     let settings = |patterns: &[&str]| TeamSettings {
         weight: NonZeroU32::MIN,
+        priority_max: Priority::High,
         models: patterns.iter().map(|text| ModelPattern::parse(text).unwrap()).collect(),
     };
     list.iter().map(|(name, patterns)| (Team::parse(name).unwrap(), settings(patterns))).collect()

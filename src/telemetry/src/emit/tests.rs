@@ -26,6 +26,7 @@ fn emit_everything() {
     }
     set_held(1);
     set_indexed(1);
+    count_express();
     count_cancellation("done");
     count_dead_letter("poison");
     count_bounce("sim");
