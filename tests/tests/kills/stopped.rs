@@ -70,7 +70,7 @@ async fn a_superseded_worker_leaves_the_messages_to_its_successor() {
     let (first, calls) = run.busy(&workers, "tollgate_in_flight").await;
     run.stage.running[first].stop();
     // Long enough for what the successor calls to be under way when it dies.
-    run.hold(4 * HOLD);
+    run.hold(2 * HOLD);
     events.lost.grown("the calls to be taken over", 0).await;
     run.stage.running[first].cont();
     events.late.grown("the results that came too late", 0).await;
