@@ -1,7 +1,7 @@
 //! Teams that share a lane. As in `order`, nothing is timed: everything waits before the first worker starts, and what
 //! counts is the place of a call in the provider's log.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tollgate_tests::request::{Identity, Request};
 use tollgate_tests::roles::Role;
@@ -23,15 +23,18 @@ fn requests(team: &str, count: usize) -> Vec<Request> {
     (0..count).map(|id| request(team, id)).collect()
 }
 
+/// How long nothing more is taken before everything that can be is: several times as long as a router may take to look.
+const STILL: Duration = Duration::from_secs(1);
+
 /// Waits until the routers have taken so many past their lane, and nothing more.
 async fn taken(stage: &Stage, least: usize) {
-    let mut before = 0.0;
+    let (mut last, mut since) = (0.0, Instant::now());
     eventually(PATIENCE, &format!("{least} requests that are taken past their lane"), async || {
-        tokio::time::sleep(Duration::from_millis(700)).await;
         let now = stage.metric("tollgate_express_total", &[]).await;
-        let is_still = now == before;
-        before = now;
-        if is_still && now >= least as f64 { Ok(()) } else { Err(now) }
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        if now >= least as f64 && since.elapsed() >= STILL { Ok(()) } else { Err(now) }
     })
     .await;
 }
