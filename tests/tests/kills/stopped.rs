@@ -1,11 +1,12 @@
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 use tollgate_tests::client::Client;
-use tollgate_tests::provider::answer_to;
+use tollgate_tests::provider::{Provider, answer_to};
 use tollgate_tests::request::{Identity, Request};
 use tollgate_tests::roles::Role;
 use tollgate_tests::wait::eventually;
@@ -14,6 +15,8 @@ use super::run::{HOLD, IN_HAND_MIN, Lost, REQUESTS, Run};
 use crate::stage::{PATIENCE, PRICE, Stage, config};
 
 const PLACES: u32 = 256;
+/// The header that names the attempt to the provider, as the id of its usage event does.
+const CALL_ID: &str = "x-client-request-id";
 const ROLES: [Role; 4] = [Role::Ledger, Role::Worker, Role::Worker, Role::Router];
 
 /// One of two workers stands still for longer than its lease, with calls in its hands, and goes on: the first time
@@ -28,16 +31,17 @@ async fn a_worker_that_stood_still_answers_nothing_twice() {
         run.hold(HOLD);
         run.publish(REQUESTS / 2);
         let (victim, calls) = run.busy(&workers, "tollgate_in_flight").await;
-        let lost = events.lost.get();
+        let lost = events.lost.len();
         run.stage.running[victim].stop();
         in_hand.push(calls);
         run.quick();
-        events.lost.grown("its calls to be taken for lost", lost).await;
+        events.taken_over(lost).await;
         if all_answered {
             run.answered().await;
         }
         run.stage.running[victim].cont();
         run.answered().await;
+        events.told(&run.stage.provider).await;
     }
     run.finish("stopped worker", &in_hand, Lost::UpTo(2 * PLACES as usize)).await;
 }
@@ -71,9 +75,9 @@ async fn a_superseded_worker_leaves_the_messages_to_its_successor() {
     run.stage.running[first].stop();
     // Long enough for what the successor calls to be under way when it dies.
     run.hold(2 * HOLD);
-    events.lost.grown("the calls to be taken over", 0).await;
+    events.taken_over(0).await;
     run.stage.running[first].cont();
-    events.late.grown("the results that came too late", 0).await;
+    events.told(&run.stage.provider).await;
     let successor = workers.into_iter().find(|worker| *worker != first).unwrap();
     // Some of its calls may be over by now, as slow as the machine is; one that is not is enough.
     let broken_off = run.kill_worker(successor, 1).await;
@@ -118,12 +122,12 @@ async fn a_superseded_worker_finishes_for_a_successor_that_died() {
     stage.idle().await;
 }
 
-/// Counts usage events as they come in.
+/// Hears usage events as they come in.
 struct Events {
-    /// Attempts that are taken for lost.
-    lost: Count,
-    /// Results that did not end their request: in these tests, those that came too late.
-    late: Count,
+    /// Attempts that are taken for lost, by the id of their event.
+    lost: Ids,
+    /// Attempts that came to a result, in time or too late.
+    results: Ids,
     _receiver: AbortOnDropHandle<()>,
 }
 
@@ -131,37 +135,63 @@ impl Events {
     async fn count(client: &Client) -> Self {
         let mut events = client.nats().subscribe("llm.live.usage.>").await.unwrap();
         client.nats().flush().await.unwrap();
-        let (lost, late) = (Count::default(), Count::default());
-        let counting = (lost.clone(), late.clone());
+        let (lost, results) = (Ids::default(), Ids::default());
+        let heard = (lost.clone(), results.clone());
         let receiver = tokio::spawn(async move {
             while let Some(event) = events.next().await {
-                let event: serde_json::Value = serde_json::from_slice(&event.payload).unwrap();
-                counting.0.add(event["kind"] == "lost");
-                counting.1.add(event["kind"] == "attempt" && event["final"] == false);
+                let id = event.headers.as_ref().unwrap().get("ce-id").unwrap().as_str().to_owned();
+                let event: Value = serde_json::from_slice(&event.payload).unwrap();
+                if event["kind"] == "lost" {
+                    heard.0.add(id);
+                } else if event["kind"] == "attempt" {
+                    heard.1.add(id);
+                }
             }
         });
-        Self { lost, late, _receiver: AbortOnDropHandle::new(receiver) }
+        Self { lost, results, _receiver: AbortOnDropHandle::new(receiver) }
+    }
+
+    /// Waits until so many more than `before` are taken for lost as must be in hand.
+    async fn taken_over(&self, before: usize) {
+        eventually(PATIENCE, "the calls to be taken for lost", async || match self.lost.len() - before {
+            more if more as u64 >= IN_HAND_MIN => Ok(()),
+            more => Err(more),
+        })
+        .await;
+    }
+
+    /// Waits until every lost attempt that the provider was called for has a result all the same. A claim whose worker
+    /// stopped before its call has none.
+    async fn told(&self, provider: &Provider) {
+        eventually(PATIENCE, "a result of every lost call", async || {
+            let called =
+                provider.calls().into_iter().filter_map(|call| call.headers.get(CALL_ID).cloned()).collect();
+            let (lost, results) = (self.lost.all(), self.results.all());
+            let expected: BTreeSet<String> = lost.intersection(&called).cloned().collect();
+            let missing = expected.difference(&results).count();
+            if missing == 0 && !expected.is_empty() {
+                Ok(())
+            } else {
+                Err((missing, expected.len(), lost.len()))
+            }
+        })
+        .await;
     }
 }
 
 #[derive(Clone, Debug, Default)]
-struct Count(Arc<AtomicU64>);
+struct Ids(Arc<Mutex<BTreeSet<String>>>);
 
-impl Count {
-    fn add(&self, one: bool) {
-        self.0.fetch_add(u64::from(one), Ordering::Relaxed);
+impl Ids {
+    fn add(&self, id: String) {
+        self.0.lock().unwrap().insert(id);
     }
 
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
     }
 
-    /// Waits until there are so many more of them than `before` as must be in hand.
-    async fn grown(&self, what: &str, before: u64) {
-        eventually(PATIENCE, what, async || match self.get() - before {
-            more if more >= IN_HAND_MIN => Ok(()),
-            more => Err(more),
-        })
-        .await;
+    fn all(&self) -> BTreeSet<String> {
+        self.0.lock().unwrap().clone()
     }
 }
