@@ -8,6 +8,7 @@
 mod architecture;
 mod ask;
 mod bad_input;
+mod budgets;
 mod chaos;
 mod cli;
 mod exactly_once;

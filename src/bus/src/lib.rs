@@ -5,7 +5,9 @@
 
 pub mod answer;
 pub mod blob;
+pub mod bucket;
 pub mod connect;
+pub mod counter;
 pub mod dead;
 pub mod event;
 pub mod headers;

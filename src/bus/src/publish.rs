@@ -23,6 +23,8 @@ pub struct Published {
     pub sequence: Sequence,
     /// Whether the stream had it already, by its id.
     pub duplicate: bool,
+    /// The total of a counter with this entry; of a repeat it is not said.
+    pub total: Option<i64>,
 }
 
 /// Not stored, or not known to be.
@@ -66,6 +68,8 @@ struct Reply {
     seq: Option<Sequence>,
     #[serde(default)]
     duplicate: bool,
+    #[serde(rename = "val")]
+    total: Option<String>,
     error: Option<ReplyError>,
 }
 
@@ -165,7 +169,10 @@ fn read_reply(payload: &[u8]) -> Result<Published, Failure> {
         return Err(Failure::Silence);
     };
     match (reply.error, reply.seq) {
-        (None, Some(sequence)) => Ok(Published { sequence, duplicate: reply.duplicate }),
+        (None, Some(sequence)) => {
+            let total = reply.total.and_then(|total| total.parse().ok());
+            Ok(Published { sequence, duplicate: reply.duplicate, total })
+        }
         (Some(error), _) => Err(refusal(error)),
         (None, None) => Err(Failure::Silence),
     }
@@ -204,8 +211,15 @@ mod tests {
     fn replies_are_read_by_their_numbers() {
         let silence = Err(PublishError::NoAnswer(std::time::Duration::ZERO));
         for (text, expected) in [
-            (r#"{"stream":"S","seq":7}"#, Ok(Published { sequence: 7, duplicate: false })),
-            (r#"{"stream":"S","seq":7,"duplicate":true}"#, Ok(Published { sequence: 7, duplicate: true })),
+            (r#"{"stream":"S","seq":7}"#, Ok(Published { sequence: 7, duplicate: false, total: None })),
+            (
+                r#"{"stream":"S","seq":7,"duplicate":true}"#,
+                Ok(Published { sequence: 7, duplicate: true, total: None }),
+            ),
+            (
+                r#"{"stream":"S","seq":7,"val":"-12"}"#,
+                Ok(Published { sequence: 7, duplicate: false, total: Some(-12) }),
+            ),
             (
                 r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 3"},"stream":"S","seq":0}"#,
                 Err(PublishError::WrongLastSequence),

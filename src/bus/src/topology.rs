@@ -15,7 +15,7 @@ use tollgate_protocol::Priority;
 use tollgate_protocol::subject::{LANES, Subjects};
 
 use crate::pull::PullFrom;
-use crate::{Bus, event, record};
+use crate::{Bus, counter, event, record};
 
 mod compare;
 
@@ -30,6 +30,8 @@ pub const CANCEL: &str = "CANCEL";
 /// The stream of dead letters, without its prefix.
 pub const DEAD: &str = "DEAD";
 
+/// Entries of a counter that are kept; its total is of all that ever were.
+const COUNTER_ENTRIES_MAX: i64 = 1_000_000;
 const CONSUMERS_MAX: i32 = 1_000;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -155,6 +157,16 @@ pub fn streams(subjects: &Subjects, plan: &Plan, first_sequence: u64) -> Vec<Con
             max_age: plan.usage_max_age,
             republish: republish("usage"),
             ..base(event::USAGE, vec![under("usage.>")])
+        },
+        Config {
+            // A log whose total the server keeps. With one entry per subject a restart would forget the ids of the others,
+            // and add them again.
+            allow_message_counter: true,
+            max_messages_per_subject: COUNTER_ENTRIES_MAX,
+            // Long enough for a router and the ledger to find the same try to be over.
+            duplicate_window: Duration::from_secs(120),
+            republish: republish("budget"),
+            ..base(counter::STREAM, vec![under("budget.*.*")])
         },
         Config { max_age: DAY * 7, ..base(event::EVENT, vec![under("event.>")]) },
         Config {

@@ -5,6 +5,7 @@
 
 mod ask;
 mod batch;
+mod budget;
 mod cancel;
 mod collect;
 mod completions;
@@ -58,6 +59,7 @@ pub(crate) enum Command {
     Dlq(dlq::DlqArgs),
     Provider(provider::ProviderArgs),
     Usage(usage::UsageArgs),
+    Budget(budget::BudgetArgs),
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
     Config(config::ConfigArgs),
@@ -78,6 +80,7 @@ pub(crate) async fn run(command: Command, global: &Global) -> Result<ExitCode, F
         Command::Dlq(args) => Box::pin(dlq::run(args, global, &output)).await,
         Command::Provider(args) => Box::pin(provider::run(args, global, &output)).await,
         Command::Usage(args) => Box::pin(usage::run(args, global, &output)).await,
+        Command::Budget(args) => Box::pin(budget::run(args, global, &output)).await,
         Command::Status(args) => Box::pin(status::run(args, global, &output)).await,
         Command::Doctor(args) => Box::pin(doctor::run(args, global, &output)).await,
         Command::Config(args) => config::run(&args, global, &output),

@@ -3,6 +3,7 @@
 //! against them. Ranges are checked while reading; what absent keys mean is decided in `resolve`.
 
 use serde_json::{Value, json};
+use tollgate_policy::budget::{Per, Reserve, Tz, WhenSpent};
 use tollgate_policy::catalog::{ModelPattern, TARGETS_MAX};
 use tollgate_protocol::Priority;
 use tollgate_protocol::request::TTL_MS_MAX;
@@ -10,7 +11,9 @@ use tollgate_protocol::subject::Subjects;
 
 use crate::read::{List, Map, Node, Optional, Read, Required, Unserved, section};
 use crate::report::{Findings, Place};
-use crate::scalar::{BaseUrl, Fraction, SecretText, TargetName, UsdPerMtok, Whole};
+use crate::scalar::{
+    BaseUrl, BudgetName, Fraction, Label, SecretText, TagText, TargetName, Usd, UsdPerMtok, Whole,
+};
 use crate::settings;
 
 const HOUR_MS: u64 = 3_600_000;
@@ -39,10 +42,53 @@ section! {
         retention: Optional<Retention>,
         /// Who goes first.
         scheduling: Optional<Scheduling>,
-        /// Not served by this version.
-        budgets: Unserved,
+        /// What may be spent.
+        budgets: Optional<List<Budget, 0, BUDGETS_MAX>>,
         /// Not served by this version.
         limits: Unserved,
+    }
+}
+
+/// Every request of a router is compared with each budget.
+const BUDGETS_MAX: usize = 1_000;
+
+section! {
+    /// An entry of `[[budgets]]`
+    Budget {
+        /// Its name, in commands and events: 1 to 64 characters of A-Z a-z 0-9 _ -. Made of scope and window if absent.
+        name: Optional<BudgetName>,
+        /// Which requests it is for: those that have all that is given. An empty one is for all.
+        scope: Required<Scope>,
+        /// US dollars that may be spent in a window.
+        limit_usd: Required<Usd>,
+        /// The window: "minute", "hour", "day", "week" (from Monday), "month" or "total".
+        per: Required<Per>,
+        /// Where its windows of the calendar begin, as "Europe/Berlin"; "UTC" if absent.
+        timezone: Optional<Tz>,
+        /// What follows when it is spent: "hold", "reject" or "downgrade".
+        when_spent: Optional<WhenSpent>,
+        /// What is reserved before a call: an "estimate" of what it costs, or what it costs at most ("strict").
+        reserve: Optional<Reserve>,
+    }
+}
+
+section! {
+    /// `scope` of a budget.
+    Scope {
+        /// A team.
+        team: Optional<Label>,
+        /// A project.
+        project: Optional<Label>,
+        /// A virtual key, by its public name.
+        key: Optional<Label>,
+        /// A user.
+        user: Optional<Label>,
+        /// A tag, as "name=value".
+        tag: Optional<TagText>,
+        /// A provider that is called.
+        provider: Optional<Label>,
+        /// A model that is called, at any provider or as "provider/model".
+        model: Optional<Label>,
     }
 }
 
@@ -272,6 +318,62 @@ impl Read for settings::Durability {
 
     fn schema() -> Value {
         json!({"enum": DURABILITIES.map(|(name, _)| name)})
+    }
+}
+
+const PERS: [(&str, Per); 6] = [
+    ("minute", Per::Minute),
+    ("hour", Per::Hour),
+    ("day", Per::Day),
+    ("week", Per::Week),
+    ("month", Per::Month),
+    ("total", Per::Total),
+];
+
+impl Read for Per {
+    fn expected() -> String {
+        one_of(&PERS)
+    }
+
+    fn read(node: &Node<'_>, place: &Place, findings: &mut Findings<'_>) -> Option<Self> {
+        choice(&PERS, node, place, findings)
+    }
+
+    fn schema() -> Value {
+        json!({"enum": PERS.map(|(name, _)| name)})
+    }
+}
+
+const WHEN_SPENT: [(&str, WhenSpent); 3] =
+    [("hold", WhenSpent::Hold), ("reject", WhenSpent::Reject), ("downgrade", WhenSpent::Downgrade)];
+
+impl Read for WhenSpent {
+    fn expected() -> String {
+        one_of(&WHEN_SPENT)
+    }
+
+    fn read(node: &Node<'_>, place: &Place, findings: &mut Findings<'_>) -> Option<Self> {
+        choice(&WHEN_SPENT, node, place, findings)
+    }
+
+    fn schema() -> Value {
+        json!({"enum": WHEN_SPENT.map(|(name, _)| name)})
+    }
+}
+
+const RESERVES: [(&str, Reserve); 2] = [("estimate", Reserve::Estimate), ("strict", Reserve::Strict)];
+
+impl Read for Reserve {
+    fn expected() -> String {
+        one_of(&RESERVES)
+    }
+
+    fn read(node: &Node<'_>, place: &Place, findings: &mut Findings<'_>) -> Option<Self> {
+        choice(&RESERVES, node, place, findings)
+    }
+
+    fn schema() -> Value {
+        json!({"enum": RESERVES.map(|(name, _)| name)})
     }
 }
 

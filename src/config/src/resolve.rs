@@ -1,6 +1,7 @@
 //! From what a file says to what the program uses: fills in what is absent, and checks what only shows
 //! when parts are compared. Every `None` here has its reason among the findings.
 
+mod budgets;
 mod models;
 mod provider;
 mod secret;
@@ -27,10 +28,8 @@ pub(crate) fn settings(
     findings: &mut Findings<'_>,
 ) -> Settings {
     // A file that has these relies on them, so they are never passed over.
-    for (name, section) in [("budgets", &file.budgets), ("limits", &file.limits)] {
-        if let Some(place) = &section.0 {
-            findings.problem(place, format!("{name} are not served by this version: remove them"));
-        }
+    if let Some(place) = &file.limits.0 {
+        findings.problem(place, "limits are not served by this version: remove them");
     }
     let offered = provider::Offered::of(file);
     let providers = entries(&file.providers)
@@ -52,12 +51,14 @@ pub(crate) fn settings(
         }
     }
     let teams = teams::resolve(file, &offered, findings);
+    let budgets = budgets::resolve(file, &teams, &offered, findings);
     Settings {
         subjects: file.subject_prefix.given().map_or_else(Subjects::default, |prefix| prefix.value.clone()),
         durability: file.durability.given().map(|durability| durability.value).unwrap_or_default(),
         catalog: Catalog { aliases, prices: prices(&providers), typed },
         providers,
         teams,
+        budgets,
         timing: timing(file.timing.given()),
         retry: retry(file.retry.given()),
         queue: queue(file.queue.given()),

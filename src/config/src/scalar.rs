@@ -1,9 +1,11 @@
 //! The single values of a file. A value that has been read is in range.
 
 use serde_json::{Value, json};
+use tollgate_policy::budget::Tz;
 use tollgate_policy::catalog::ModelPattern;
-use tollgate_protocol::money;
+use tollgate_protocol::meta::is_label;
 use tollgate_protocol::subject::Subjects;
+use tollgate_protocol::{NanoUsd, money};
 use toml::de::DeValue;
 
 use crate::read::{Node, Read};
@@ -109,6 +111,105 @@ impl Read for UsdPerMtok {
 
     fn schema() -> Value {
         json!({"type": "string", "pattern": "^[0-9]+(\\.[0-9]{1,9}0*)?$"})
+    }
+}
+
+/// An amount of money in nano-dollars, written as a decimal string of dollars.
+pub(crate) struct Usd(pub(crate) NanoUsd);
+
+impl Read for Usd {
+    fn expected() -> String {
+        "a decimal string of US dollars such as \"100.00\"".into()
+    }
+
+    fn read(node: &Node<'_>, place: &Place, findings: &mut Findings<'_>) -> Option<Self> {
+        match node.get_ref().as_str().map(money::parse_usd) {
+            Some(Ok(amount)) => Some(Self(amount)),
+            Some(Err(error)) if error != money::ParseError::NotDecimal => {
+                findings.problem(place, format!("{} is {error}", findings.shown(node)));
+                None
+            }
+            _ => findings.mismatch(node, place, &Self::expected()),
+        }
+    }
+
+    fn schema() -> Value {
+        UsdPerMtok::schema()
+    }
+}
+
+/// The name of a budget, which stands in a subject.
+pub(crate) struct BudgetName(pub(crate) String);
+
+impl Read for BudgetName {
+    fn expected() -> String {
+        "1 to 64 characters of A-Z a-z 0-9 _ -".into()
+    }
+
+    fn read(node: &Node<'_>, place: &Place, findings: &mut Findings<'_>) -> Option<Self> {
+        parsed(node, place, &Self::expected(), findings, |text| {
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+            let valid = (1..=64).contains(&text.len()) && text.bytes().all(allowed);
+            valid.then(|| Self(text.into()))
+        })
+    }
+
+    fn schema() -> Value {
+        json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"})
+    }
+}
+
+/// A value that a request can have.
+pub(crate) struct Label(pub(crate) String);
+
+impl Read for Label {
+    fn expected() -> String {
+        "a text of 1 to 256 bytes".into()
+    }
+
+    fn read(node: &Node<'_>, place: &Place, findings: &mut Findings<'_>) -> Option<Self> {
+        parsed(node, place, &Self::expected(), findings, |text| {
+            is_label(text, 256).then(|| Self(text.into()))
+        })
+    }
+
+    fn schema() -> Value {
+        json!({"type": "string", "minLength": 1, "maxLength": 256})
+    }
+}
+
+/// `name=value`.
+pub(crate) struct TagText(pub(crate) (String, String));
+
+impl Read for TagText {
+    fn expected() -> String {
+        "\"name=value\"".into()
+    }
+
+    fn read(node: &Node<'_>, place: &Place, findings: &mut Findings<'_>) -> Option<Self> {
+        parsed(node, place, &Self::expected(), findings, |text| {
+            let (name, value) = text.split_once('=')?;
+            let valid = is_label(name, 256) && is_label(value, 256);
+            valid.then(|| Self((name.into(), value.into())))
+        })
+    }
+
+    fn schema() -> Value {
+        json!({"type": "string", "pattern": "^[^=]+=.+$"})
+    }
+}
+
+impl Read for Tz {
+    fn expected() -> String {
+        "a time zone of the IANA database such as \"Europe/Berlin\"".into()
+    }
+
+    fn read(node: &Node<'_>, place: &Place, findings: &mut Findings<'_>) -> Option<Self> {
+        parsed(node, place, &Self::expected(), findings, |text| text.parse().ok())
+    }
+
+    fn schema() -> Value {
+        json!({"type": "string"})
     }
 }
 

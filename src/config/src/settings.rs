@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use tollgate_policy::budget::Budgets;
 use tollgate_policy::catalog::{Catalog, Teams};
 use tollgate_policy::retry::Rules;
 use tollgate_protocol::{Price, Priority, subject::Subjects};
@@ -23,6 +24,8 @@ pub struct Settings {
     pub catalog: Catalog,
     /// Who may ask; at least one.
     pub teams: Teams,
+    /// What may be spent. No two have the same name.
+    pub budgets: Budgets,
     /// How long things take and may take.
     pub timing: Timing,
     /// How failed calls are tried again.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
+use tollgate_policy::budget::Budgets;
 use tollgate_policy::catalog::{Catalog, ModelPattern, TeamSettings};
 use tollgate_policy::retry::Rules;
 use tollgate_protocol::job::Target;
@@ -63,6 +64,7 @@ pub fn zero(environment: &dyn Environment) -> Settings {
         catalog: catalog(&providers),
         providers,
         teams: default_team().into_iter().collect(),
+        budgets: Budgets::default(),
         timing: Timing::default(),
         retry: Rules::default(),
         queue: Queue::default(),

@@ -139,6 +139,20 @@ impl Ledger {
         Ok(created_at)
     }
 
+    /// The store, for what is kept beside the totals.
+    pub(crate) fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    /// Visits every entry under a prefix.
+    pub(crate) fn each(
+        &self,
+        prefix: &[u8],
+        each: impl FnMut(&[u8], &[u8]) -> Result<(), store::Error>,
+    ) -> Result<(), store::Error> {
+        self.read_all(prefix, each)
+    }
+
     /// Returns once everything folded so far is on the disk.
     pub fn flush(&self) -> Result<(), store::Error> {
         self.store.flush()

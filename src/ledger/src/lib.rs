@@ -23,6 +23,7 @@ pub mod query;
 pub mod rebuild;
 pub mod row;
 pub mod run;
+pub mod settle;
 pub mod store;
 
 mod metrics;

@@ -50,12 +50,12 @@ pub async fn rebuild(
     if first_sequence > 1 && aged == Aged::Refuse {
         return Err(Error::AgedOut { first: first_sequence });
     }
-    let data = data.to_owned();
+    let (data, caps) = (data.to_owned(), settings.caps);
     let (home, before, ledger) = in_background(move || {
         let home = Home::claim(&data)?;
-        let before = old_state(&home, settings);
+        let before = old_state(&home, caps);
         let workshop = home.workshop()?;
-        let ledger = Ledger::open(Box::new(SledStore::open(&workshop)?), &workshop, settings.caps)?;
+        let ledger = Ledger::open(Box::new(SledStore::open(&workshop)?), &workshop, caps)?;
         Ok((home, before, Arc::new(ledger)))
     })
     .await?;
@@ -75,12 +75,12 @@ pub async fn rebuild(
 }
 
 /// The old ledger may be the reason for the rebuild, so whatever is wrong with it is no error here.
-fn old_state(home: &Home, settings: Settings) -> Option<State> {
+fn old_state(home: &Home, caps: crate::Caps) -> Option<State> {
     let folder = home.folder();
     if !folder.exists() {
         return None;
     }
-    let ledger = Ledger::open(Box::new(SledStore::open(&folder).ok()?), &folder, settings.caps).ok()?;
+    let ledger = Ledger::open(Box::new(SledStore::open(&folder).ok()?), &folder, caps).ok()?;
     ledger.state().ok()
 }
 

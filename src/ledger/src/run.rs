@@ -6,12 +6,15 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tollgate_bus::Bus;
+use tollgate_policy::budget::Budgets;
 
 use crate::store::sled::SledStore;
 use crate::{Caps, Error, Home, Ledger};
 
 pub(crate) mod follow;
+mod lease;
 mod service;
+mod settle;
 pub mod standing;
 mod unpaid;
 
@@ -19,10 +22,12 @@ mod unpaid;
 mod server_tests;
 
 /// What the ledger can be told.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Most rows per team and hour.
     pub caps: Caps,
+    /// The budgets that are settled.
+    pub budgets: Budgets,
 }
 
 /// Runs the ledger of the data folder `data` until `stop`, or until it cannot go on. `ready` is called
@@ -38,17 +43,17 @@ pub async fn run(
     stop: CancellationToken,
     ready: impl FnOnce() + Send,
 ) -> Result<(), Error> {
-    let data = data.to_owned();
+    let (data, caps) = (data.to_owned(), settings.caps);
     let (_home, ledger) = in_background(move || {
         let home = Home::claim(&data)?;
         let folder = home.folder();
         let store = SledStore::open(&folder)?;
-        Ok((home, Arc::new(Ledger::open(Box::new(store), &folder, settings.caps)?)))
+        Ok((home, Arc::new(Ledger::open(Box::new(store), &folder, caps)?)))
     })
     .await?;
 
     let stop = stop.child_token();
-    let outcome = Box::pin(serve(&bus, &ledger, &stop, ready)).await;
+    let outcome = Box::pin(serve(&bus, &ledger, settings.budgets, &stop, ready)).await;
     stop.cancel();
     let flushed = in_background(move || Ok(ledger.flush()?)).await;
     outcome.and(flushed)
@@ -57,11 +62,13 @@ pub async fn run(
 async fn serve(
     bus: &Bus,
     ledger: &Arc<Ledger>,
+    budgets: Budgets,
     stop: &CancellationToken,
     ready: impl FnOnce() + Send,
 ) -> Result<(), Error> {
     let Some(()) = follow::first_look(bus, ledger, stop).await? else { return Ok(()) };
-    let queries = service::Queries::start(bus, ledger).await?;
+    let book = settle::open(ledger, budgets.clone()).await?;
+    let queries = service::Queries::start(bus, ledger, &book).await?;
     ready();
     let follow = async {
         let outcome = follow::follow(bus, ledger, follow::Until::Stopped, stop).await;
@@ -69,8 +76,16 @@ async fn serve(
         stop.cancel();
         outcome
     };
-    let (outcome, (), ()) = tokio::join!(follow, unpaid::publish(bus, stop), queries.answer(stop));
-    outcome.map(drop)
+    let settle = async {
+        let outcome = Box::pin(settle::run(bus, &book, &budgets, stop)).await;
+        if outcome.is_err() {
+            stop.cancel();
+        }
+        outcome
+    };
+    let (outcome, settled, (), ()) =
+        tokio::join!(follow, settle, unpaid::publish(bus, stop), queries.answer(stop));
+    outcome.map(drop).and(settled)
 }
 
 /// Does blocking work off the async threads.

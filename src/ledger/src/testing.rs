@@ -44,6 +44,7 @@ pub(crate) fn event(id: &str, attempt: u32) -> UsageEvent {
         accepted_at: Some(at(0)),
         time: at(0),
         corrects: None,
+        requeued: false,
     }
 }
 

@@ -1,8 +1,7 @@
 //! What a call is taken to use before it is known: for fair order, and for the ledger if it is lost.
 
-use tollgate_protocol::Price;
-use tollgate_protocol::TokenUsage;
 use tollgate_protocol::record::Estimate;
+use tollgate_protocol::{NanoUsd, Price, TokenUsage};
 
 /// UTF-8 bytes of JSON per token: English text has about four, markup and quoting more tokens.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -25,6 +24,32 @@ pub fn tokens(body_bytes: usize, output_tokens_max: Option<u64>) -> TokenUsage {
 /// The same, when it is known how long such answers are.
 pub fn tokens_expected(body_bytes: usize, output_tokens: u64) -> u64 {
     tokens(body_bytes, Some(output_tokens)).input_tokens.saturating_add(output_tokens.min(OUTPUT_TOKENS_MAX))
+}
+
+/// What a call costs at most. Every token of a body stands for at least one byte of it, and what a provider adds around a
+/// message is less than the JSON around it; an answer has no more tokens than the body allows. Pictures and sound that are
+/// named by an address are not in the body: for them there is no such bound.
+pub fn bound(body_bytes: usize, output_tokens_max: Option<u64>, price: &Price) -> NanoUsd {
+    // Nothing is taken as cached: a cache can be empty.
+    let dearest = Price { input: price.input.max(price.cached_input), ..*price };
+    dearest.cost(&TokenUsage {
+        input_tokens: body_bytes as u64,
+        output_tokens: output_tokens_max.unwrap_or(OUTPUT_TOKENS_MAX),
+        ..TokenUsage::default()
+    })
+}
+
+/// What is reserved for a call whose cost is estimated: with the length that such answers have, if it is known, and never
+/// more than what it costs at most.
+pub fn reserved(
+    body_bytes: usize,
+    output_tokens_max: Option<u64>,
+    expected_output: Option<u64>,
+    price: &Price,
+) -> NanoUsd {
+    let most = output_tokens_max.unwrap_or(OUTPUT_TOKENS_MAX);
+    let usage = tokens(body_bytes, Some(expected_output.unwrap_or(most).min(most)));
+    price.cost(&usage).min(bound(body_bytes, output_tokens_max, price))
 }
 
 /// Tokens and cost of one attempt.

@@ -3,7 +3,9 @@
 //! Plain functions of state, event and now; randomness is an argument. Knows nothing of NATS, HTTP, files
 //! or clocks, and so can be tested by table, by property and, later, by simulation.
 
+pub mod account;
 pub mod answer;
+pub mod budget;
 pub mod catalog;
 pub mod claim;
 pub mod dead;

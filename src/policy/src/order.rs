@@ -7,8 +7,8 @@
 //! earns no credit, or to the largest there ever was if all were idle, so that work earns no debt. What is on its way
 //! counts as what it is expected to use, until it is known what it used. Inside a team and gate: first come, first served.
 //!
-//! A gate (a provider) that is closed is passed over and blocks nobody at other gates: each team has one queue
-//! per gate. At its own gate, a priority that waits for it to open is not overtaken by a lower one before that
+//! A gate (a place at a provider, room in budgets) that is closed is passed over and blocks nobody at other gates: each
+//! team has one queue per gate. At its own gate, a priority that waits for it to open is not overtaken by a lower one before that
 //! one's turn: places there come free one by one, and whoever is ready would otherwise take them all in turn.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -32,10 +32,26 @@ pub struct Place {
     pub team: Team,
     /// The team's weight.
     pub weight: NonZeroU32,
-    /// What must be open for it to go: its provider.
-    pub gate: String,
+    /// What must be open for it to go.
+    pub gate: Gate,
     /// What it is expected to cost, in tokens.
     pub tokens: u64,
+}
+
+/// What must be open for a request to go: a place at its provider, and room in its budgets.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Gate {
+    /// The provider's name.
+    pub provider: String,
+    /// Its budgets, by their index.
+    pub budgets: Vec<usize>,
+}
+
+impl From<&str> for Gate {
+    /// Of a provider, and no budget.
+    fn from(provider: &str) -> Self {
+        Self { provider: provider.to_owned(), budgets: Vec::new() }
+    }
 }
 
 /// Requests in a router's hands, in fair order.
@@ -68,7 +84,7 @@ struct Level<T> {
     /// Active teams by what they have had.
     settled: BTreeSet<(u64, Team)>,
     /// How many items wait for each gate.
-    waiting: BTreeMap<String, usize>,
+    waiting: BTreeMap<Gate, usize>,
     length: usize,
     /// The furthest any team has come, for the same reason as the queue's own.
     clock: u64,
@@ -80,7 +96,7 @@ struct Flow<T> {
     counter: u64,
     /// What was taken out and is not settled yet, as expected.
     pending: u64,
-    gates: BTreeMap<String, VecDeque<Waiting<T>>>,
+    gates: BTreeMap<Gate, VecDeque<Waiting<T>>>,
 }
 
 impl<T> Queue<T> {
@@ -178,26 +194,37 @@ impl<T> Queue<T> {
         out
     }
 
-    /// The next item whose gate is open, and its place.
-    pub fn pop(&mut self, open: impl Fn(Priority, &str) -> bool) -> Option<(Place, T)> {
+    /// The next item that may go, and its place: `open` says whether a provider has a place for a priority, `room` whether
+    /// all of these budgets have room.
+    pub fn pop(
+        &mut self,
+        open: impl Fn(Priority, &str) -> bool,
+        room: impl Fn(&[usize]) -> bool,
+    ) -> Option<(Place, T)> {
         // Ties go to the higher priority: `min_by_key` keeps the first of equals.
         let mut candidates: Vec<usize> = (0..3).filter(|index| self.levels[*index].length > 0).collect();
         candidates.sort_by_key(|index| self.levels[*index].key());
         for index in candidates {
             let priority = Priority::ALL[index];
             let share = self.shares[index];
-            let is_anothers_turn = |gate: &str| {
+            // Whoever waits for a budget does not wait for a place, and keeps nobody from it.
+            let waits_for = |higher: usize, provider: &str| {
+                let waiting = self.levels[higher].waiting.keys();
+                waiting.filter(|gate| gate.provider == provider).any(|gate| room(&gate.budgets))
+            };
+            let is_anothers_turn = |provider: &str| {
                 (0..index).any(|higher| {
-                    let level = &self.levels[higher];
-                    level.key() <= self.levels[index].key()
-                        && level.waiting.contains_key(gate)
-                        && !open(Priority::ALL[higher], gate)
+                    self.levels[higher].key() <= self.levels[index].key()
+                        && !open(Priority::ALL[higher], provider)
+                        && waits_for(higher, provider)
                 })
             };
-            let open_to: Vec<String> = self.levels[index]
+            let open_to: Vec<Gate> = self.levels[index]
                 .waiting
                 .keys()
-                .filter(|gate| open(priority, gate) && !is_anothers_turn(gate))
+                .filter(|gate| {
+                    open(priority, &gate.provider) && room(&gate.budgets) && !is_anothers_turn(&gate.provider)
+                })
                 .cloned()
                 .collect();
             if let Some((place, item)) =
@@ -248,10 +275,12 @@ impl<T> Level<T> {
         self.length += 1;
     }
 
-    fn pop(&mut self, open: impl Fn(&str) -> bool) -> Option<(Place, T)> {
-        let team = self.ready.iter().map(|(_, team)| team).find(|team| {
-            self.flows.get(*team).is_some_and(|flow| flow.gates.keys().any(|gate| open(gate)))
-        })?;
+    fn pop(&mut self, open: impl Fn(&Gate) -> bool) -> Option<(Place, T)> {
+        let team = self
+            .ready
+            .iter()
+            .map(|(_, team)| team)
+            .find(|team| self.flows.get(*team).is_some_and(|flow| flow.gates.keys().any(&open)))?;
         let team = team.clone();
         let flow = self.flows.get_mut(&team)?;
         let oldest = |queue: &VecDeque<Waiting<T>>| queue.front().map_or(i64::MAX, |(number, ..)| *number);
@@ -321,7 +350,7 @@ impl<T> Level<T> {
 }
 
 /// So many wait for a gate no longer.
-fn leave(waiting: &mut BTreeMap<String, usize>, gate: &str, count: usize) {
+fn leave(waiting: &mut BTreeMap<Gate, usize>, gate: &Gate, count: usize) {
     let Some(left) = waiting.get_mut(gate) else { return };
     *left -= count;
     if *left == 0 {

@@ -71,6 +71,10 @@ codes! {
     QueueFull = "queue_full", 429, true;
     /// The broker cannot take the request now: its store does not answer.
     BrokerUnavailable = "broker_unavailable", 503, true;
+    /// The budget is spent, and says that requests are rejected then.
+    BudgetExceeded = "budget_exceeded", 429, false;
+    /// What the request can cost at most is more than the whole budget.
+    BudgetTooSmall = "budget_too_small", 400, false;
     /// The deadline passed before an answer was there.
     DeadlineExceeded = "deadline_exceeded", 504, true;
     /// The request was cancelled.

@@ -18,6 +18,8 @@ impl Headers for [(&str, &str)] {
     }
 }
 
+/// What an entry of a budget's counter is for, as JSON.
+pub const ENTRY: &str = "Tollgate-Entry";
 /// `application/json` or `application/msgpack`.
 pub const CONTENT_TYPE: &str = "Content-Type";
 /// W3C trace context, passed through unchanged.

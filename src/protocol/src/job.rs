@@ -90,6 +90,10 @@ pub struct Job {
     pub reply_to: Option<String>,
     /// W3C trace context.
     pub traceparent: Option<String>,
+    /// The indices of the targets that are reserved for, if any target has a budget: the worker may go on to these by
+    /// itself, as long as nothing was paid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved: Option<Vec<usize>>,
     /// The most output tokens the body allows, if it says.
     pub output_tokens_max: Option<u64>,
     /// Where in `body` the value of `model` stands: start and end, in bytes.

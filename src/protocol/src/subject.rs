@@ -2,6 +2,7 @@
 //!
 //! `llm` is the prefix of the defaults; every subject and stream name follows the configured one.
 
+use crate::budget::Counter;
 use crate::{Group, Identity, Priority, Team};
 
 /// Lanes per priority. A team's requests are all in one lane, which the server computes.
@@ -214,6 +215,17 @@ impl Subjects {
     /// All usage events, as the server republishes them once stored.
     pub fn live_usage(&self) -> String {
         format!("{}.live.usage.>", self.prefix)
+    }
+
+    /// One window of a budget.
+    pub fn budget(&self, counter: &Counter) -> String {
+        format!("{}.budget.{}.{}", self.prefix, counter.budget, counter.window)
+    }
+
+    /// Reads the counter from its subject.
+    pub fn parse_budget(&self, subject: &str) -> Option<Counter> {
+        let (budget, window) = self.rest(subject, "budget")?.split_once('.')?;
+        Some(Counter { budget: budget.to_owned(), window: window.to_owned() })
     }
 
     /// Lifecycle events.

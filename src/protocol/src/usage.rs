@@ -117,6 +117,9 @@ pub struct UsageEvent {
     /// The `ce-id` that a correction corrects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corrects: Option<String>,
+    /// Whether the request went back to the routers after this call: what was reserved for it in budgets ends with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub requeued: bool,
 }
 
 impl UsageEvent {
@@ -193,6 +196,7 @@ impl Subject<'_> {
             accepted_at: Some(self.accepted_at),
             time: self.accepted_at,
             corrects: None,
+            requeued: false,
         }
     }
 

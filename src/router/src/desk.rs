@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -12,23 +13,22 @@ use tollgate_bus::HeaderView;
 use tollgate_bus::blob::INLINE_BYTES_MAX;
 use tollgate_bus::heartbeat::Heartbeats;
 use tollgate_bus::pull::Held;
-use tollgate_bus::topology;
 use tollgate_policy::answer::End;
 use tollgate_policy::claim::Stop;
 use tollgate_policy::health::{Availability, Probe};
-use tollgate_policy::order::Queue;
+use tollgate_policy::order::{Place, Queue};
 use tollgate_policy::outputs::Outputs;
 use tollgate_policy::route::Route;
 use tollgate_policy::served::Served;
+use tollgate_protocol::Identity;
 use tollgate_protocol::header::Headers;
 use tollgate_protocol::job::Job;
 use tollgate_protocol::response::Outcome;
 use tollgate_protocol::usage::{Kind, UsageEvent};
-use tollgate_protocol::{Identity, Priority};
 use tollgate_telemetry::{self as telemetry, Role};
 
 use crate::Context;
-use crate::dispatch::{Dispatched, dispatch};
+use crate::dispatch::{Dispatched, Left, dispatch};
 use crate::gates::{Gates, Seen};
 use crate::holding::Holding;
 use crate::index::Released;
@@ -112,6 +112,7 @@ impl Desk {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(INTAKE_MAX);
+        let mut news = self.context.spending.news();
         loop {
             let reopen = self.dispatch_open();
             tokio::select! {
@@ -133,6 +134,7 @@ impl Desk {
                     self.tasks.spawn(async move { context.cancel(cancel).await });
                 }
                 Some(identity) = incoming.finds.recv() => self.cancel(&identity),
+                news = news.recv() => self.settled(news),
                 Some(message) = incoming.frees.next() => self.freed(message.subject.as_str()),
                 () = tokio::time::sleep_until(reopen.unwrap_or_else(far)), if reopen.is_some() => {}
                 _ = seconds.tick() => self.each_second(),
@@ -146,10 +148,11 @@ impl Desk {
         let reopen = self.gates.reopen(now());
         while self.in_flight < IN_FLIGHT_MAX {
             let gates = &self.gates;
-            let Some((_, item)) = self.queue.pop(|priority, provider| gates.is_open(provider, priority))
-            else {
-                break;
-            };
+            let next = self.queue.pop(
+                |priority, provider| gates.is_open(provider, priority),
+                |budgets| gates.has_room(budgets),
+            );
+            let Some((_, mut item)) = next else { break };
             if item.deadline <= tollgate_bus::now() {
                 self.queue.refund(&item.place);
                 self.expire(item);
@@ -161,7 +164,11 @@ impl Desk {
                 self.choose_again(item);
                 continue;
             }
-            self.gates.sent(&item.place.gate, item.place.priority);
+            if !item.needs.budgets.is_empty() {
+                let most = self.outputs.most(&item.identity.team, &item.model, None);
+                item.amounts = item.needs.amounts(&self.context.settings.budgets, most);
+            }
+            self.gates.sent(&item.place);
             for settlement in self.served.note(&item.identity, &item.place, tollgate_bus::now()) {
                 self.queue.settle(&settlement);
             }
@@ -261,7 +268,7 @@ impl Desk {
         match self.context.route(&mut job) {
             Ok(Route::To(target)) => {
                 (job.target, job.probe) = (target, None);
-                self.order(message, &job);
+                self.order(message, &mut job);
             }
             Ok(Route::Probe(target)) => {
                 let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
@@ -289,7 +296,12 @@ impl Desk {
     }
 
     /// The same for one that had a target.
-    fn choose_again(&mut self, item: Box<Item>) {
+    fn choose_again(&mut self, mut item: Box<Item>) {
+        if let Some(held) = item.reserved.take() {
+            let (context, identity, attempt) =
+                (Arc::clone(&self.context), item.identity.clone(), item.attempt);
+            self.tasks.spawn(async move { context.take_back(&identity, attempt, held).await });
+        }
         match Job::decode(&item.payload) {
             Ok(job) => self.choose(item.message, job),
             Err(error) => tracing::error!(%error, "a request of our own cannot be read"),
@@ -313,7 +325,7 @@ impl Desk {
         });
     }
 
-    fn order(&mut self, message: Holding, job: &Job) {
+    fn order(&mut self, message: Holding, job: &mut Job) {
         match intake::item(&self.context, message, job, &self.outputs) {
             Ok(item) => self.queue.push(item.place.clone(), Box::new(item)),
             Err(failed) => {
@@ -327,24 +339,55 @@ impl Desk {
     }
 
     fn note(&mut self, done: Done) {
-        let Dispatched { provider, priority, seen, item, repeated } = match done {
+        let Dispatched { place, seen, left } = match done {
             Done::Dispatched(dispatched) => dispatched,
             Done::Due(due) => return self.choose(due.0, due.1),
-            Done::Decided(decided) => return self.order(decided.0, &decided.1),
+            Done::Decided(decided) => {
+                let (message, mut job) = *decided;
+                return self.order(message, &mut job);
+            }
         };
         self.in_flight -= 1;
-        self.gates.seen(&provider, priority, seen, now());
+        self.gates.seen(&place, seen, now());
         if seen == Seen::Full {
-            telemetry::count_bounce(&provider);
+            telemetry::count_bounce(&place.gate.provider);
         }
-        if let Some((identity, place)) = repeated
-            && self.served.forget(&identity)
-        {
-            self.queue.refund(&place);
+        match left {
+            Left::Nothing => {}
+            Left::Item(mut item) => {
+                self.served.forget(&item.identity);
+                if item.reserved.is_some() {
+                    // It has what it needs, and must not wait behind those that have not.
+                    item.place.gate.budgets.clear();
+                }
+                self.queue.put_back(item.place.clone(), item);
+            }
+            Left::Unserved(identity) => self.unserved(&identity, &place),
+            Left::Again(identity, again) => {
+                self.unserved(&identity, &place);
+                let (message, job) = *again;
+                self.choose(message, job);
+            }
         }
-        if let Some(item) = item {
-            self.served.forget(&item.identity);
-            self.queue.put_back(item.place.clone(), item);
+    }
+
+    /// What was taken out of the order was not served after all.
+    fn unserved(&mut self, identity: &Identity, place: &Place) {
+        if self.served.forget(identity) {
+            self.queue.refund(place);
+        }
+    }
+
+    /// The ledger says something else of a budget, or of some that nobody can name any more.
+    fn settled(&mut self, news: Result<String, RecvError>) {
+        let budgets = &self.context.settings.budgets.0;
+        match news {
+            Ok(name) => {
+                if let Some(index) = budgets.iter().position(|budget| budget.name == name) {
+                    self.gates.settled(index);
+                }
+            }
+            Err(_) => self.gates.all_settled(),
         }
     }
 
@@ -418,35 +461,18 @@ impl Desk {
         drop(self.done_sender);
         while let Ok(done) = self.done.try_recv() {
             match done {
-                Done::Dispatched(Dispatched { item: Some(item), .. }) => {
-                    item.message.hand_back(Duration::ZERO).await
+                Done::Dispatched(Dispatched { left: Left::Item(item), .. }) => {
+                    self.context.let_go(*item).await
+                }
+                Done::Dispatched(Dispatched { left: Left::Again(_, again), .. }) => {
+                    again.0.hand_back(Duration::ZERO).await;
                 }
                 Done::Dispatched(_) => {}
                 Done::Due(due) | Done::Decided(due) => due.0.hand_back(Duration::ZERO).await,
             }
         }
         for (_, item) in self.queue.take_out(|_| true) {
-            item.message.hand_back(Duration::ZERO).await;
-        }
-    }
-}
-
-impl Context {
-    /// How many requests wait, by priority.
-    async fn measure_lanes(&self) {
-        let name = self.bus.subjects().stream(topology::REQUESTS);
-        let Ok(stream) = self.bus.jetstream().get_stream_no_info(&name).await else { return };
-        let mut depth = [0; 3];
-        let mut consumers = stream.consumers();
-        while let Some(Ok(info)) = consumers.next().await {
-            let priority =
-                Priority::ALL.iter().find(|priority| info.name.starts_with(&format!("lane-{priority}-")));
-            if let Some(priority) = priority {
-                depth[priority.index()] += info.num_pending + info.num_ack_pending as u64;
-            }
-        }
-        for priority in Priority::ALL {
-            telemetry::set_lane_depth(priority.as_str(), depth[priority.index()]);
+            self.context.let_go(*item).await;
         }
     }
 }

@@ -6,33 +6,93 @@ use async_nats::HeaderMap;
 use tollgate_bus::publish::PublishError;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::End;
+use tollgate_policy::budget::{WhenSpent, cheaper, exceeded, too_small};
 use tollgate_policy::order::Place;
 use tollgate_protocol::job::Job;
 use tollgate_protocol::response::Status;
 use tollgate_protocol::{ErrorCode, Identity, Problem};
+use tollgate_telemetry as telemetry;
 
 use crate::Context;
+use crate::budget::Reserving;
 use crate::gates::Seen;
+use crate::holding::Holding;
 use crate::intake::Item;
 
 /// How long a dispatch is tried before the item goes back into the order.
 const PATIENCE: Patience = Patience(Duration::from_secs(5));
 
+/// Tries to reserve before a request makes way for others.
+const WAITS_MAX: u32 = 3;
+/// For how long it does.
+const WAIT_ELSEWHERE: Duration = Duration::from_secs(1);
+
 /// A dispatch that is over.
 pub(crate) struct Dispatched {
-    pub(crate) provider: String,
-    pub(crate) priority: tollgate_protocol::Priority,
+    pub(crate) place: Place,
     pub(crate) seen: Seen,
-    /// The item, if it was not taken.
-    pub(crate) item: Option<Box<Item>>,
-    /// What the stream had already: whoever brought it there hears of its usage.
-    pub(crate) repeated: Option<(Identity, Place)>,
+    pub(crate) left: Left,
 }
 
-/// Publishes, and acknowledges the lane's message once the dispatch message is stored.
-pub(crate) async fn dispatch(context: &Context, item: Box<Item>) -> Dispatched {
-    let (provider, priority) = (item.place.gate.clone(), item.place.priority);
-    let subject = context.bus.subjects().dispatch(&provider, priority);
+/// What is left of the item.
+pub(crate) enum Left {
+    /// Nothing: it is on its way.
+    Nothing,
+    /// The item: it was not taken.
+    Item(Box<Item>),
+    /// Its request, which was not served: somebody else brought it there, or it has ended.
+    Unserved(Identity),
+    /// The message, to go to another target.
+    Again(Identity, Box<(Holding, Job)>),
+}
+
+/// Reserves and publishes, and acknowledges the lane's message once the dispatch message is stored.
+pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatched {
+    let place = item.place.clone();
+    let budgets = &context.settings.budgets.0;
+    let done = |seen, left| Dispatched { place: place.clone(), seen, left };
+    match context.reserve(&mut item).await {
+        Reserving::Done => {}
+        Reserving::Wait(budget, until) => {
+            telemetry::count_budget_wait(budgets.get(budget).map_or("", |budget| &budget.name));
+            item.waits += 1;
+            if item.waits < WAITS_MAX {
+                return done(Seen::NoRoom(budget, until), Left::Item(item));
+            }
+            // What fills the budget may be reserved for a request that nobody has in hand, because others like this one
+            // fill all hands: its router died. A message that is handed back makes way for it.
+            let identity = item.identity.clone();
+            item.message.hand_back(WAIT_ELSEWHERE).await;
+            return done(Seen::NoRoom(budget, until), Left::Unserved(identity));
+        }
+        Reserving::Spent(budget, spent) => {
+            let full = Seen::NoRoom(budget, context.after_spent(budget));
+            let when_spent = budgets.get(budget).map(|budget| (budget, budget.when_spent));
+            return match when_spent {
+                Some((of, WhenSpent::Reject)) => {
+                    let identity = item.identity.clone();
+                    context.reject_item(*item, exceeded(of, spent)).await;
+                    done(Seen::NotTried, Left::Unserved(identity))
+                }
+                Some((_, WhenSpent::Downgrade)) => match context.downgraded(&item) {
+                    Some(job) => {
+                        let identity = item.identity.clone();
+                        done(Seen::NotTried, Left::Again(identity, Box::new((item.message, job))))
+                    }
+                    None => done(full, Left::Item(item)),
+                },
+                Some((_, WhenSpent::Hold)) | None => done(full, Left::Item(item)),
+            };
+        }
+        Reserving::TooSmall(budget, amount) => {
+            let identity = item.identity.clone();
+            if let Some(budget) = budgets.get(budget) {
+                context.reject_item(*item, too_small(budget, amount)).await;
+            }
+            return done(Seen::NotTried, Left::Unserved(identity));
+        }
+    }
+    let subject = context.bus.subjects().dispatch(&place.gate.provider, place.priority);
     let published = context
         .bus
         .publish(&subject, HeaderMap::new(), Some(&item.message_id), item.payload.clone(), PATIENCE)
@@ -40,25 +100,42 @@ pub(crate) async fn dispatch(context: &Context, item: Box<Item>) -> Dispatched {
     let seen = match published {
         Ok(published) => {
             tollgate_bus::point("router.dispatch.stored");
-            let repeated = published.duplicate.then(|| (item.identity.clone(), item.place.clone()));
+            // What the stream had already: whoever brought it there hears of its usage.
+            let left =
+                if published.duplicate { Left::Unserved(item.identity.clone()) } else { Left::Nothing };
             item.message.ack().await;
-            return Dispatched { provider, priority, seen: Seen::Taken, item: None, repeated };
+            return done(Seen::Taken, left);
         }
         Err(PublishError::SubjectFull | PublishError::StreamFull) => Seen::Full,
         // Possible only on a server whose max_payload is smaller than it should be.
         Err(PublishError::TooLarge { .. }) => {
             context.end_oversized(*item).await;
-            return Dispatched { provider, priority, seen: Seen::Taken, item: None, repeated: None };
+            return done(Seen::Taken, Left::Nothing);
         }
         Err(error) => {
+            let provider = &place.gate.provider;
             tracing::warn!(%error, provider, "a provider's stream does not take messages, trying again");
             Seen::Broken
         }
     };
-    Dispatched { provider, priority, seen, item: Some(item), repeated: None }
+    done(seen, Left::Item(item))
 }
 
 impl Context {
+    async fn reject_item(&self, item: Item, problem: Problem) {
+        match Job::decode(&item.payload) {
+            Ok(job) => self.end(item.message, &job, End::Unpaid(Status::Rejected, problem)).await,
+            Err(error) => tracing::error!(%error, "a request of our own cannot be read"),
+        }
+    }
+
+    /// The request, addressed to the next of its targets that costs less.
+    fn downgraded(&self, item: &Item) -> Option<Job> {
+        let job = Job::decode(&item.payload).ok()?;
+        let target = cheaper(&job, &self.settings.catalog.prices)?;
+        Some(Job { target, probe: None, ..job })
+    }
+
     /// A request that no message of the server can carry to a worker.
     async fn end_oversized(&self, item: Item) {
         let Ok(job) = Job::decode(&item.payload) else { return };

@@ -3,14 +3,16 @@
 use std::num::NonZeroU32;
 
 use bytes::Bytes;
+use tollgate_policy::budget::{Need, Needs};
 use tollgate_policy::estimate;
-use tollgate_policy::order::Place;
+use tollgate_policy::order::{Gate, Place};
 use tollgate_policy::outputs::Outputs;
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::request::{Decoded, Delivered, Head, Request, decode};
 use tollgate_protocol::{ErrorCode, Identity, Problem, Timestamp};
 
 use crate::Context;
+use crate::budget::Held;
 use crate::holding::Holding;
 
 /// Why a message of a lane is not a request to be ordered.
@@ -41,6 +43,18 @@ pub(crate) struct Item {
     pub(crate) message_id: String,
     /// The encoded job.
     pub(crate) payload: Bytes,
+    /// The model that it asks for.
+    pub(crate) model: String,
+    /// What it needs of its budgets.
+    pub(crate) needs: Needs,
+    /// How much that is, as known when it goes.
+    pub(crate) amounts: Vec<Need>,
+    /// Tries to reserve that found no room.
+    pub(crate) waits: u32,
+    /// What is reserved for it.
+    pub(crate) reserved: Option<Vec<Held>>,
+    /// The attempt that comes next.
+    pub(crate) attempt: u32,
 }
 
 /// Reads a message of a request lane.
@@ -110,6 +124,7 @@ fn admit(context: &Context, request: Request) -> Result<Job, (Box<Head>, Problem
         meta: head.meta,
         reply_to: head.reply_to,
         traceparent: head.traceparent,
+        reserved: None,
         output_tokens_max: facts.output_tokens_max,
         model_at: facts.model_at,
         body: Bytes::from(body.as_str().to_owned()),
@@ -121,13 +136,15 @@ fn admit(context: &Context, request: Request) -> Result<Job, (Box<Head>, Problem
 pub(crate) fn item(
     context: &Context,
     mut message: Holding,
-    job: &Job,
+    job: &mut Job,
     outputs: &Outputs,
 ) -> Result<Item, Box<(Holding, Problem)>> {
     let internal = |message, text: String| Box::new((message, Problem::new(ErrorCode::Internal, text)));
-    let Some(target) = job.current_target() else {
+    let Some(target) = job.current_target().cloned() else {
         return Err(internal(message, "the request has no target".to_owned()));
     };
+    let needs = context.settings.budgets.needs(job, &context.settings.catalog.prices);
+    job.reserved.clone_from(&needs.covers);
     let payload = match job.encode() {
         Ok(payload) => payload,
         Err(error) => return Err(internal(message, error.to_string())),
@@ -145,18 +162,24 @@ pub(crate) fn item(
         priority: job.priority,
         team: job.identity.team.clone(),
         weight,
-        gate: target.provider.clone(),
+        gate: Gate { provider: target.provider.clone(), budgets: needs.budgets.clone() },
         tokens,
     };
     message.payload = Bytes::new();
     Ok(Item {
         message_id: format!("{}/{}", job.identity, message.source),
         identity: job.identity.clone(),
-        target: target.clone(),
+        target,
         is_probe: job.probe.is_some(),
         place,
         deadline: job.deadline,
         payload,
         message,
+        model: job.requested_model.clone(),
+        needs,
+        amounts: Vec::new(),
+        waits: 0,
+        reserved: None,
+        attempt: job.history.last().map_or(1, |attempt| attempt.number.saturating_add(1)),
     })
 }

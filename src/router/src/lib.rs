@@ -4,6 +4,7 @@
 //! became is stored: a dispatch message, or a terminal response. Any number of routers may run; what two of
 //! them do twice, the record lets happen once.
 
+mod budget;
 mod cancel;
 mod desk;
 mod dispatch;
@@ -15,6 +16,7 @@ mod gates;
 mod holding;
 mod index;
 mod intake;
+mod measure;
 mod route;
 mod stop;
 mod tally;
@@ -32,11 +34,13 @@ use tollgate_bus::presence::Presence;
 use tollgate_bus::pull::PullFrom;
 use tollgate_bus::{Bus, topology};
 use tollgate_health::Health;
+use tollgate_policy::budget::Budgets;
 use tollgate_policy::catalog::{Catalog, Teams};
 use tollgate_policy::retention::Retention;
 use tollgate_protocol::subject::LANES;
 use tollgate_protocol::{Identity, Priority, Timestamp};
 
+use budget::Spending;
 use holding::Back;
 use tally::Tally;
 
@@ -61,6 +65,8 @@ pub struct Settings {
     pub catalog: Catalog,
     /// Who may ask.
     pub teams: Teams,
+    /// What may be spent.
+    pub budgets: Budgets,
     /// Shares of the priorities, the highest first.
     pub shares: [u32; 3],
     /// Default time to live per priority, in milliseconds.
@@ -99,6 +105,8 @@ struct Context {
     back: mpsc::UnboundedSender<Back>,
     /// What is in hand.
     tally: Tally,
+    /// What is spent.
+    spending: Spending,
 }
 
 /// Routes until `stop`, then hands back what it has not dispatched. The topology must be there.
@@ -120,6 +128,7 @@ pub async fn run(
         started_at: tollgate_bus::now(),
         back,
         tally: Tally::default(),
+        spending: Spending::default(),
     });
     let (pulls, beats) = (TaskTracker::new(), TaskTracker::new());
     let drained = CancellationToken::new();
@@ -170,6 +179,10 @@ pub async fn run(
         let (health, drained) = (health.clone(), drained.clone());
         async move { health.run(drained).await }
     });
+    if !context.settings.budgets.is_empty() {
+        let (spending, bus, drained) = (context.spending.clone(), bus.clone(), drained.clone());
+        beats.spawn(async move { spending.run(&bus, drained).await });
+    }
     // The index ends first: what it gave away is not taken up again here.
     pulls.spawn({
         let (presence, bus, stop) = (presence.clone(), bus.clone(), stop.clone());

@@ -183,6 +183,11 @@ pub fn count_bounce(provider: &str) {
     counter!(names::BOUNCES, "provider" => provider.to_owned()).increment(1);
 }
 
+/// A request waits for room in a budget.
+pub fn count_budget_wait(budget: &str) {
+    counter!(names::BUDGET_WAITS, "budget" => budget.to_owned()).increment(1);
+}
+
 /// An identity came again with another body.
 pub fn count_duplicate() {
     counter!(names::DUPLICATES).increment(1);

@@ -53,7 +53,16 @@ async fn every_stream_has_its_settings_and_a_second_start_changes_nothing() {
     assert_eq!((dead.retention, dead.max_messages_per_subject), (RetentionPolicy::Limits, 1));
     assert_eq!(dead.max_age, Duration::from_secs(30 * 24 * 60 * 60));
 
+    let budget = stream(&stage, "LLM_BUDGET").await;
+    assert!(budget.allow_message_counter && budget.allow_direct);
+    assert_eq!((budget.max_messages_per_subject, budget.max_age), (1_000_000, Duration::ZERO));
+    assert_eq!(
+        (budget.retention, budget.duplicate_window),
+        (RetentionPolicy::Limits, Duration::from_secs(120))
+    );
+
     let names = [
+        "LLM_BUDGET",
         "LLM_REQ",
         "LLM_RETRY",
         "LLM_RECORD",
@@ -72,9 +81,10 @@ async fn every_stream_has_its_settings_and_a_second_start_changes_nothing() {
     let mut found: Vec<String> =
         stage.client.jetstream().stream_names().try_collect::<Vec<_>>().await.unwrap();
     found.sort();
-    // And the buckets of the targets' health and of large bodies.
-    assert_eq!(found.len(), names.len() + 2, "{found:?}");
-    for bucket in ["KV_llm_health", "OBJ_llm_blobs"] {
+    // And the buckets: the targets' health, what is spent, who settles it, and large bodies.
+    let buckets = ["KV_llm_health", "KV_llm_spent", "KV_llm_lease", "OBJ_llm_blobs"];
+    assert_eq!(found.len(), names.len() + buckets.len(), "{found:?}");
+    for bucket in buckets {
         assert!(found.contains(&bucket.to_owned()), "{found:?}");
     }
 

@@ -15,7 +15,7 @@ use tollgate_protocol::event::Kind;
 use tollgate_protocol::job::Job;
 use tollgate_protocol::record::{Last, Next};
 use tollgate_protocol::response::{Attempt, Outcome, Response, Status};
-use tollgate_protocol::{ErrorCode, JsonText, Problem, Sequence};
+use tollgate_protocol::{ErrorCode, JsonText, NanoUsd, Problem, Sequence};
 use tollgate_telemetry as telemetry;
 
 use super::SOURCE;
@@ -124,6 +124,7 @@ impl Work<'_> {
     /// The attempt failed, the request goes on.
     pub(super) async fn go_on(&mut self, claim: Sequence, next: Next, code: ErrorCode) -> Option<Fate> {
         let mut expected = claim;
+        let next = self.with_budgets(next);
         let run = loop {
             match self.write_ended(expected, &next).await {
                 Ok(Fenced::Written(sequence)) => break sequence,
@@ -134,7 +135,7 @@ impl Work<'_> {
                 Err(error) => return Some(self.rest(&error)),
             }
         };
-        if !self.repeat_last_usage().await {
+        if !self.repeat_usage_before(&next).await {
             return Some(Fate::HandBack(Duration::from_secs(1)));
         }
         let (kind, handed, what) = match next {
@@ -294,10 +295,47 @@ impl Work<'_> {
         self.publish_last_usage(None).await
     }
 
+    /// The same before a hand-over: what is reserved for the request ends where it goes back to the routers.
+    pub(super) async fn repeat_usage_before(&self, next: &Next) -> bool {
+        let requeued = match next {
+            Next::Later { .. } | Next::Hold => true,
+            Next::Fallback { target } => self.needs_routers(*target),
+            Next::Retry { .. } => false,
+        };
+        self.publish_usage(None, requeued).await
+    }
+
+    /// Whether the routers have to reserve for a call of this target: it is not among those that are reserved for, or
+    /// something was paid, so that what was reserved is used up.
+    pub(super) fn needs_routers(&self, target: usize) -> bool {
+        self.job.reserved.as_ref().is_some_and(|covers| self.was_paid() || !covers.contains(&target))
+    }
+
+    fn was_paid(&self) -> bool {
+        let is_paid =
+            |attempt: &Attempt| attempt.outcome == Outcome::Lost || attempt.cost_nano_usd != NanoUsd::ZERO;
+        self.history.last().is_some_and(is_paid)
+    }
+
+    /// A call that was paid for is not made again from the same message, if a budget has to be asked first.
+    fn with_budgets(&self, next: Next) -> Next {
+        match next {
+            Next::Retry { .. } if self.needs_routers(self.job.target) => {
+                Next::Fallback { target: self.job.target }
+            }
+            next => next,
+        }
+    }
+
     async fn publish_last_usage(&self, ended: Option<Status>) -> bool {
+        self.publish_usage(ended, false).await
+    }
+
+    async fn publish_usage(&self, ended: Option<Status>, requeued: bool) -> bool {
         let Some(attempt) = self.history.last() else { return true };
         let first = answer::first_call(&self.history).unwrap_or(attempt.started_at);
-        let event = self.job.usage_subject().attempt(attempt, first, ended);
+        let mut event = self.job.usage_subject().attempt(attempt, first, ended);
+        event.requeued = requeued && self.job.reserved.is_some();
         match self.context.bus.publish_usage(&event, SOURCE, self.job.traceparent.as_deref()).await {
             Ok(_) => true,
             Err(error) => {

@@ -202,7 +202,7 @@ impl Work<'_> {
                 Verdict::Claim { expected, history } => return self.goes_on_from(expected, history).await,
                 Verdict::HandOver { run, ended } => {
                     self.history = ended.history;
-                    if !self.repeat_last_usage().await {
+                    if !self.repeat_usage_before(&ended.next).await {
                         return Some(Fate::HandBack(REST));
                     }
                     return self.hand_over(run, &ended.next).await;
@@ -253,13 +253,17 @@ impl Work<'_> {
         self.history = started.history;
         self.history.push(attempt);
         self.expected = sequence;
-        // Without the event on the ledger there is no next attempt.
-        if !self.repeat_last_usage().await {
+        // Without the event on the ledger there is no next attempt. If a budget has to be asked for that, the routers do it.
+        let next = Next::Fallback { target: self.job.target };
+        if !self.repeat_usage_before(&next).await {
             return Some(Fate::HandBack(REST));
         }
         tollgate_bus::point("worker.lost");
         self.publish_event(&event).await;
         match retry::after_lost(&self.history, tollgate_bus::now(), self.job.deadline, super::chance()) {
+            AfterLost::ClaimNext if self.needs_routers(self.job.target) => {
+                Box::pin(self.go_on(sequence, next, ErrorCode::AttemptLost)).await
+            }
             AfterLost::ClaimNext => None,
             AfterLost::Later { at } => {
                 let next = Next::Later { at };

@@ -120,6 +120,10 @@ impl Work<'_> {
             tracing::error!(request = %job.identity, "a hand-over names a target that is not there");
             return Ok(Fate::Ack);
         };
+        if self.needs_routers(job.target) {
+            self.context.bus.give_back(&job, &self.hand.from).await?;
+            return Ok(Fate::Ack);
+        }
         let payload = match job.encode() {
             Ok(payload) => payload,
             Err(error) => {

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tollgate_bus::bucket::{LEASE, SPENT};
 use tollgate_bus::topology::{self, TopologyError};
 use tollgate_bus::{Bus, ConnectSettings, Connection};
 use tollgate_config::Settings;
@@ -126,6 +127,13 @@ async fn connected(connect: &ConnectSettings, settings: &Settings) -> Result<Bus
         TopologyError::Differs { .. } => Failure::usage(error.to_string()),
         TopologyError::Refused { .. } => Failure::unreachable(error.to_string()),
     })?;
+    for (name, description) in
+        [(SPENT, "what is spent of each budget"), (LEASE, "who does what only one may do")]
+    {
+        bus.ensure_bucket(name, description, replicas).await.map_err(|reason| {
+            Failure::failed(format!("the key-value bucket {name} cannot be set up: {reason}"))
+        })?;
+    }
     tollgate_health::ensure(&bus, replicas).await.map_err(|reason| {
         Failure::unreachable(format!("the bucket of the targets' health cannot be set up: {reason}"))
     })?;

@@ -40,7 +40,10 @@ pub(super) async fn run(role: Role, context: Context, ready: impl FnOnce() + Sen
             .await
             .map_err(|error| role_failure::ask(&error)),
         Role::Ledger => {
-            let own = tollgate_ledger::Settings::default();
+            let own = tollgate_ledger::Settings {
+                budgets: settings.budgets.clone(),
+                ..tollgate_ledger::Settings::default()
+            };
             tollgate_ledger::run(bus, own, &data, stop, ready)
                 .await
                 .map_err(|error| role_failure::ledger(&error))
@@ -52,6 +55,7 @@ fn router(settings: &Settings) -> tollgate_router::Settings {
     tollgate_router::Settings {
         catalog: settings.catalog.clone(),
         teams: settings.teams.clone(),
+        budgets: settings.budgets.clone(),
         shares: settings.shares,
         ttl_ms: settings.timing.ttl_ms,
         ack_wait: Duration::from_millis(settings.timing.ack_wait_ms),

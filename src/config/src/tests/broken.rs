@@ -87,8 +87,28 @@ usage_days = 1.5
 shares = { high = 0, urgent = 3 }
 
 [[budgets]]
-scope = { team = "research" }
-limit_usd = "100.00"
+scope = { team = "research", tag = "application" }
+limit_usd = 100.00
+per = "year"
+
+[[budgets]]
+name = "a.b"
+scope = { team = "nobody", provider = "nowhere", colour = "red" }
+limit_usd = "0.0000000001"
+per = "day"
+timezone = "Europe/Atlantis"
+when_spent = "cry"
+reserve = "all"
+
+[[budgets]]
+scope = {}
+limit_usd = "1"
+per = "day"
+
+[[budgets]]
+scope = {}
+limit_usd = "2"
+per = "day"
 
 [[limits]]
 in_flight = 50

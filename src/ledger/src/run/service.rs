@@ -1,6 +1,6 @@
 //! The `usage.query` endpoint of the control plane, a NATS micro service.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use async_nats::HeaderMap;
 use async_nats::service::endpoint::Endpoint;
@@ -10,9 +10,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate_bus::{Bus, event, headers};
+use tollgate_protocol::budget::OpenQuestion;
 use tollgate_protocol::{ErrorCode, Problem, header};
 
 use super::in_background;
+use super::settle::Shared;
 use crate::query::{self, Answer, AsOf};
 use crate::{Error, Ledger};
 
@@ -27,20 +29,28 @@ const HEADROOM: usize = 64 * 1024;
 pub(super) struct Queries {
     bus: Bus,
     ledger: Arc<Ledger>,
+    book: Shared,
     service: Service,
     endpoint: Endpoint,
+    open: Endpoint,
+    list: Endpoint,
 }
 
 impl Queries {
     /// Starts listening.
-    pub(super) async fn start(bus: &Bus, ledger: &Arc<Ledger>) -> Result<Self, Error> {
+    pub(super) async fn start(bus: &Bus, ledger: &Arc<Ledger>, book: &Shared) -> Result<Self, Error> {
         let subject = bus.subjects().control("usage", "query");
         let failed =
             |error: async_nats::Error| Error::Service { subject: subject.clone(), reason: error.to_string() };
         let builder = bus.client().service_builder().description("Tollgate's control plane: usage");
         let service = builder.start(NAME, env!("CARGO_PKG_VERSION")).await.map_err(failed)?;
         let endpoint = service.endpoint_builder().name("usage-query").add(&subject).await.map_err(failed)?;
-        Ok(Self { bus: bus.clone(), ledger: Arc::clone(ledger), service, endpoint })
+        let open = bus.subjects().control("budget", "open");
+        let open = service.endpoint_builder().name("budget-open").add(&open).await.map_err(failed)?;
+        let list = bus.subjects().control("budget", "list");
+        let list = service.endpoint_builder().name("budget-list").add(&list).await.map_err(failed)?;
+        let (bus, ledger, book) = (bus.clone(), Arc::clone(ledger), Arc::clone(book));
+        Ok(Self { bus, ledger, book, service, endpoint, open, list })
     }
 
     /// Answers until `stop`, and returns when every query in hand is answered.
@@ -51,6 +61,19 @@ impl Queries {
             let place = Arc::clone(&places).acquire_owned();
             let next = tokio::select! {
                 () = stop.cancelled() => break,
+                question = self.open.next() => {
+                    let Some(question) = question else { break };
+                    let book = Arc::clone(&self.book);
+                    tasks.spawn(async move { say_open(book, &question).await });
+                    continue;
+                }
+                question = self.list.next() => {
+                    let Some(question) = question else { break };
+                    let now = tollgate_bus::now();
+                    let list = self.book.lock().unwrap_or_else(PoisonError::into_inner).list(now);
+                    tasks.spawn(async move { say(&question, &list).await });
+                    continue;
+                }
                 next = async { (place.await, self.endpoint.next().await) } => next,
             };
             let (Ok(place), Some(request)) = next else {
@@ -68,6 +91,24 @@ impl Queries {
         if let Err(error) = self.service.stop().await {
             tracing::debug!(%error, "the query service was not stopped cleanly");
         }
+    }
+}
+
+/// What is reserved for a request already.
+async fn say_open(book: Shared, request: &Request) {
+    let Ok(question) = serde_json::from_slice::<OpenQuestion>(&request.message.payload) else { return };
+    let read = move || Ok(book.lock().unwrap_or_else(PoisonError::into_inner).answer(&question)?);
+    let answer = match in_background(read).await {
+        Ok(answer) => answer,
+        Err(error) => return tracing::error!(%error, "what is reserved for a request cannot be read"),
+    };
+    say(request, &answer).await;
+}
+
+async fn say(request: &Request, answer: &impl serde::Serialize) {
+    let Ok(payload) = serde_json::to_vec(answer) else { return };
+    if let Err(error) = request.respond(Ok(payload.into())).await {
+        tracing::debug!(%error, "an answer was not sent");
     }
 }
 

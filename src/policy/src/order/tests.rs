@@ -1,6 +1,11 @@
 use super::*;
 use proptest::prelude::*;
 
+/// No budget keeps anybody.
+fn room(_: &[usize]) -> bool {
+    true
+}
+
 fn place(priority: Priority, team: &str, weight: u32, gate: &str, tokens: u64) -> Place {
     Place {
         priority,
@@ -16,13 +21,13 @@ fn always(_: Priority, _: &str) -> bool {
 }
 
 fn drain(queue: &mut Queue<u32>, count: usize) -> Vec<String> {
-    (0..count).filter_map(|_| queue.pop(always)).map(|(place, _)| place.team.to_string()).collect()
+    (0..count).filter_map(|_| queue.pop(always, room)).map(|(place, _)| place.team.to_string()).collect()
 }
 
 /// Takes out so many, each of which uses what was expected.
 fn serve(queue: &mut Queue<u32>, count: usize) {
     for _ in 0..count {
-        let (place, _) = queue.pop(always).unwrap();
+        let (place, _) = queue.pop(always, room).unwrap();
         let settlement = Settlement::of(&place);
         queue.settle(&Settlement { used: place.tokens, ..settlement });
     }
@@ -66,7 +71,7 @@ fn what_was_done_while_nobody_else_waited_is_no_debt() {
         queue.push(place(Priority::Low, "late", 1, "sim", 100), index);
         queue.push(place(Priority::Low, "early", 1, "sim", 100), index);
     }
-    let served: Vec<_> = (0..68).filter_map(|_| queue.pop(always)).map(|(place, _)| place).collect();
+    let served: Vec<_> = (0..68).filter_map(|_| queue.pop(always, room)).map(|(place, _)| place).collect();
     let low = |team: &str| {
         served.iter().filter(|place| place.priority == Priority::Low && place.team.as_str() == team).count()
     };
@@ -80,7 +85,7 @@ fn nobody_pays_for_what_was_expected_of_another() {
     for index in 0..500 {
         queue.push(place(Priority::Normal, "early", 1, "sim", if index < 5 { 10_000 } else { 10 }), index);
     }
-    let under_way: Vec<_> = (0..5).filter_map(|_| queue.pop(always)).map(|(place, _)| place).collect();
+    let under_way: Vec<_> = (0..5).filter_map(|_| queue.pop(always, room)).map(|(place, _)| place).collect();
     for index in 0..500 {
         queue.push(place(Priority::Normal, "late", 1, "sim", 10), index);
     }
@@ -114,7 +119,7 @@ fn shares_divide_priorities_and_none_starves() {
     }
     let mut served = [0; 3];
     for _ in 0..2_100 {
-        let (place, _) = queue.pop(always).unwrap();
+        let (place, _) = queue.pop(always, room).unwrap();
         served[place.priority.index()] += 1;
     }
     for (count, expected) in served.into_iter().zip([1_600, 400, 100]) {
@@ -148,7 +153,7 @@ fn shares_hold_where_places_are_what_is_scarce() {
         let taken = |stream: &std::collections::VecDeque<Priority>, wanted: Priority| {
             stream.iter().filter(|priority| **priority == wanted).count()
         };
-        while let Some((place, _)) = queue.pop(|priority, _| taken(&stream, priority) < PLACES) {
+        while let Some((place, _)) = queue.pop(|priority, _| taken(&stream, priority) < PLACES, room) {
             stream.push_back(place.priority);
         }
         served[stream.pop_front().unwrap().index()] += 1;
@@ -162,11 +167,11 @@ fn shares_hold_where_places_are_what_is_scarce() {
 fn a_lower_priority_never_keeps_a_higher_one_waiting() {
     let mut queue = Queue::new([16, 4, 1]);
     queue.push(place(Priority::High, "a", 1, "sim", 1_000_000), 0);
-    assert!(queue.pop(always).is_some());
+    assert!(queue.pop(always, room).is_some());
     queue.push(place(Priority::Low, "a", 1, "sim", 1), 1);
     queue.push(place(Priority::High, "a", 1, "sim", 1), 2);
     let high_only = |priority: Priority, _: &str| priority == Priority::High;
-    assert_eq!(queue.pop(high_only).map(|(_, item)| item), Some(2), "though it is the low one's turn");
+    assert_eq!(queue.pop(high_only, room).map(|(_, item)| item), Some(2), "though it is the low one's turn");
 }
 
 #[test]
@@ -178,9 +183,9 @@ fn a_closed_gate_blocks_nobody_else() {
     queue.push(place(Priority::High, "a", 1, "up", 1), 10);
     queue.push(place(Priority::Low, "b", 1, "up", 1), 11);
     let open = |_: Priority, gate: &str| gate == "up";
-    assert_eq!(queue.pop(open).map(|(_, item)| item), Some(10));
-    assert_eq!(queue.pop(open).map(|(_, item)| item), Some(11));
-    assert_eq!(queue.pop(open).map(|(_, item)| item), None);
+    assert_eq!(queue.pop(open, room).map(|(_, item)| item), Some(10));
+    assert_eq!(queue.pop(open, room).map(|(_, item)| item), Some(11));
+    assert_eq!(queue.pop(open, room).map(|(_, item)| item), None);
     assert_eq!(queue.len(), 10);
 }
 
@@ -190,7 +195,7 @@ fn no_gate_of_a_team_starves_another() {
     for index in 0..10 {
         queue.push(place(Priority::High, "a", 1, if index % 2 == 0 { "x" } else { "b" }, 1), index);
     }
-    let order: Vec<u32> = std::iter::from_fn(|| queue.pop(always)).map(|(_, item)| item).collect();
+    let order: Vec<u32> = std::iter::from_fn(|| queue.pop(always, room)).map(|(_, item)| item).collect();
     assert_eq!(order, (0..10).collect::<Vec<_>>());
 }
 
@@ -202,7 +207,7 @@ fn what_is_taken_out_is_gone_and_the_rest_goes_on() {
     }
     assert_eq!(queue.take_out(|item| item % 2 == 0).len(), 5);
     assert_eq!(queue.len(), 5);
-    let mut left: Vec<u32> = std::iter::from_fn(|| queue.pop(always)).map(|(_, item)| item).collect();
+    let mut left: Vec<u32> = std::iter::from_fn(|| queue.pop(always, room)).map(|(_, item)| item).collect();
     left.sort_unstable();
     assert_eq!(left, [1, 3, 5, 7, 9]);
 }
@@ -215,11 +220,11 @@ fn what_is_put_back_is_first_again_and_costs_nothing() {
         queue.push(place(Priority::High, "b", 1, "sim", 100), 10 + index);
     }
     for _ in 0..50 {
-        let (place, item) = queue.pop(always).unwrap();
+        let (place, item) = queue.pop(always, room).unwrap();
         assert_eq!(item, 0);
         queue.put_back(place, item);
     }
-    let order: Vec<u32> = std::iter::from_fn(|| queue.pop(always)).map(|(_, item)| item).collect();
+    let order: Vec<u32> = std::iter::from_fn(|| queue.pop(always, room)).map(|(_, item)| item).collect();
     assert_eq!(order, [0, 10, 1, 11, 2, 12]);
 }
 
@@ -239,7 +244,7 @@ proptest! {
         let mut served = [0.0_f64; 2];
         let mut left = [200; 2];
         while left[0] > 0 && left[1] > 0 {
-            let (place, _) = queue.pop(always).unwrap();
+            let (place, _) = queue.pop(always, room).unwrap();
             let which = usize::from(place.team.as_str() == "b");
             left[which] -= 1;
             served[which] += place.tokens as f64 / f64::from(place.weight.get());
@@ -256,11 +261,11 @@ proptest! {
         for (index, (priority, team, gate, tokens, back)) in items.iter().enumerate() {
             let place = place(Priority::ALL[*priority], &format!("t{team}"), team + 1, &format!("g{gate}"), *tokens);
             queue.push(place, index);
-            if *back && let Some((place, item)) = queue.pop(always) {
+            if *back && let Some((place, item)) = queue.pop(always, room) {
                 queue.put_back(place, item);
             }
         }
-        let mut seen: Vec<usize> = std::iter::from_fn(|| queue.pop(always)).map(|(_, item)| item).collect();
+        let mut seen: Vec<usize> = std::iter::from_fn(|| queue.pop(always, room)).map(|(_, item)| item).collect();
         seen.sort_unstable();
         prop_assert_eq!(seen, (0..items.len()).collect::<Vec<_>>());
         prop_assert!(queue.is_empty());
@@ -296,7 +301,7 @@ fn what_was_really_used_decides() {
                 queue.push(place(name, weight, tokens), identity);
             }
         }
-        let (place, identity) = queue.pop(|_, _| true).unwrap();
+        let (place, identity) = queue.pop(|_, _| true, room).unwrap();
         let now = tollgate_protocol::Timestamp::UNIX_EPOCH;
         for gone in served.note(&identity, &place, now) {
             queue.settle(&gone);
@@ -313,4 +318,33 @@ fn what_was_really_used_decides() {
     for (name, share) in [("greedy", 200), ("heavy", 600), ("modest", 200)] {
         assert!(counts[name].abs_diff(share) <= 20, "{counts:?}");
     }
+}
+
+#[test]
+fn a_budget_without_room_keeps_only_those_that_need_it() {
+    let mut queue = Queue::new([16, 4, 1]);
+    let of = |budgets: &[usize], team: &str, priority| {
+        let gate = Gate { provider: "sim".into(), budgets: budgets.to_vec() };
+        Place { gate, ..place(priority, team, 1, "sim", 10) }
+    };
+    queue.push(of(&[0], "spent", Priority::High), 1);
+    queue.push(of(&[0, 1], "spent", Priority::High), 2);
+    queue.push(of(&[1], "spent", Priority::High), 3);
+    queue.push(of(&[], "other", Priority::Low), 4);
+    let without_0 = |budgets: &[usize]| !budgets.contains(&0);
+    assert_eq!(
+        queue.pop(always, without_0).map(|(_, item)| item),
+        Some(3),
+        "of the same team, from another budget"
+    );
+    assert_eq!(queue.pop(always, without_0).map(|(_, item)| item), Some(4));
+    assert_eq!(queue.pop(always, without_0).map(|(_, item)| item), None);
+    // Nor does who waits for a budget keep a lower priority from a place at the provider.
+    queue.push(of(&[], "other", Priority::Low), 5);
+    let only_low = |priority: Priority, _: &str| priority == Priority::Low;
+    assert_eq!(queue.pop(only_low, without_0).map(|(_, item)| item), Some(5));
+    queue.push(of(&[], "other", Priority::Low), 6);
+    assert_eq!(queue.pop(only_low, room).map(|(_, item)| item), None, "with room it is the high one's turn");
+    let left: Vec<u32> = std::iter::from_fn(|| queue.pop(always, room)).map(|(_, item)| item).collect();
+    assert_eq!(left, [1, 2, 6]);
 }

@@ -251,6 +251,7 @@ pub(super) fn job() -> impl Strategy<Value = Job> {
                 meta,
                 reply_to: texts.1,
                 traceparent: texts.2,
+                reserved: numbers.3.map(|_| vec![0, 1]),
                 output_tokens_max: numbers.3,
                 model_at: (numbers.2, body.len()),
                 body_ref: numbers.3.map(|_| BodyRef { object: "object".into(), bytes: body.len() }),

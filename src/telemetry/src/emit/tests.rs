@@ -30,6 +30,7 @@ fn emit_everything() {
     count_cancellation("done");
     count_dead_letter("poison");
     count_bounce("sim");
+    count_budget_wait("research");
     count_duplicate();
     count_drained_acknowledgement();
     count_ask(true);

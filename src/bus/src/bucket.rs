@@ -1,0 +1,83 @@
+//! Key-value buckets that our parts share: made if absent, read, and swapped by revision.
+
+use std::time::Duration;
+
+use async_nats::jetstream::kv::{self, Operation, Store, UpdateErrorKind};
+use bytes::Bytes;
+use tollgate_protocol::Sequence;
+
+use crate::Bus;
+
+/// What is spent of each budget.
+pub const SPENT: &str = "spent";
+/// Which process does what only one may do.
+pub const LEASE: &str = "lease";
+
+/// How long a bucket may take to answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
+
+/// What a swap came to.
+#[derive(Debug)]
+pub enum Swapped {
+    /// It is written, at this revision.
+    Written(Sequence),
+    /// Another value is there.
+    Other(Bytes, Sequence),
+    /// None is there; the revision of the mark of its deletion, or 0.
+    Gone(Sequence),
+}
+
+impl Bus {
+    /// Creates the bucket, if it is not there.
+    pub async fn ensure_bucket(&self, name: &str, description: &str, replicas: usize) -> Result<(), String> {
+        let config = kv::Config {
+            bucket: self.bucket_name(name),
+            description: description.into(),
+            history: 1,
+            num_replicas: replicas,
+            ..kv::Config::default()
+        };
+        match self.jetstream().create_key_value(config).await {
+            Ok(_) => Ok(()),
+            // It is there, perhaps with settings of an older version.
+            Err(error) => self.bucket(name).await.map(|_| ()).map_err(|_| error.to_string()),
+        }
+    }
+
+    /// The bucket.
+    pub async fn bucket(&self, name: &str) -> Result<Store, String> {
+        self.jetstream().get_key_value(self.bucket_name(name)).await.map_err(|error| error.to_string())
+    }
+
+    /// Writes a value, expecting the revision of the one before it; 0 if there is none.
+    pub async fn swap(
+        &self,
+        bucket: &str,
+        key: &str,
+        value: Bytes,
+        revision: Sequence,
+    ) -> Result<Swapped, String> {
+        let swapping = async {
+            let store = self.bucket(bucket).await?;
+            match store.update(key, value, revision).await {
+                Ok(revision) => Ok(Swapped::Written(revision)),
+                Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
+                    let entry = store.entry(key).await.map_err(|error| error.to_string())?;
+                    Ok(match entry {
+                        Some(entry) if entry.operation == Operation::Put => {
+                            Swapped::Other(entry.value, entry.revision)
+                        }
+                        Some(entry) => Swapped::Gone(entry.revision),
+                        None => Swapped::Gone(0),
+                    })
+                }
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        tokio::time::timeout(ANSWER_WAIT, swapping).await.unwrap_or_else(|_| Err("no answer".into()))
+    }
+
+    fn bucket_name(&self, name: &str) -> String {
+        format!("{}_{name}", self.subjects().prefix())
+    }
+}

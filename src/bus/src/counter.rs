@@ -1,0 +1,105 @@
+//! The counters of budgets: a stream whose subjects are sums that the server keeps (`Nats-Incr`, server 2.12).
+//!
+//! An entry cannot be fenced: the server refuses expectations on a counter (measured). What keeps it right is that
+//! entries have ids, and that the ledger compares them with what was paid.
+
+use async_nats::jetstream::Message;
+use tollgate_protocol::budget::{Counter, Entry};
+use tollgate_protocol::header::{self, Headers};
+use tollgate_protocol::{Sequence, Timestamp};
+
+use crate::publish::{PublishError, Published};
+use crate::retry::Patience;
+use crate::{Bus, HeaderView, headers};
+
+/// The stream's name, without its prefix.
+pub const STREAM: &str = "BUDGET";
+/// Header: what is added, a signed whole number.
+const INCREMENT: &str = "Nats-Incr";
+
+/// An entry as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEntry {
+    /// Its counter.
+    pub counter: Counter,
+    /// What it is for.
+    pub entry: Entry,
+    /// The id under which it was written.
+    pub id: String,
+    /// What it added, in nano-dollars.
+    pub amount: i64,
+    /// The total with it.
+    pub total: i64,
+    /// Its place in the stream.
+    pub sequence: Sequence,
+    /// When it was stored.
+    pub stored_at: Timestamp,
+}
+
+impl Bus {
+    /// Adds to a counter and returns its place and the new total. Repeated under the same id it is added once: then the
+    /// place is that of the first, and the total is read back and may have later entries in it.
+    pub async fn add(
+        &self,
+        counter: &Counter,
+        entry: &Entry,
+        amount: i64,
+        id: &str,
+        patience: Patience,
+    ) -> Result<(Sequence, i64), PublishError> {
+        let subject = self.subjects().budget(counter);
+        let text = header::ascii_json(entry)
+            .map_err(|error| PublishError::Refused { code: 0, description: error.to_string() })?;
+        let map =
+            headers::headers([(INCREMENT, amount.to_string().as_str()), (header::ENTRY, text.as_str())]);
+        let Published { sequence, total, .. } =
+            self.publish(&subject, map, Some(id), bytes::Bytes::new(), patience).await?;
+        match total {
+            Some(total) => Ok((sequence, total)),
+            None => match self.total(counter).await {
+                Ok(total) => Ok((sequence, total.unwrap_or(amount))),
+                Err(description) => Err(PublishError::Refused { code: 0, description }),
+            },
+        }
+    }
+
+    /// What a counter says now; `None` if nothing was ever added.
+    pub async fn total(&self, counter: &Counter) -> Result<Option<i64>, String> {
+        let name = self.subjects().stream(STREAM);
+        let stream = self.jetstream().get_stream_no_info(&name).await.map_err(|error| error.to_string())?;
+        let subject = self.subjects().budget(counter);
+        match stream.direct_get_last_for_subject(subject).await {
+            Ok(message) => Ok(total_of(&message.payload)),
+            Err(error) if error.kind() == async_nats::jetstream::stream::DirectGetErrorKind::NotFound => {
+                Ok(None)
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Reads an entry as a consumer delivers it; `Err` says why it is none.
+    pub fn read_entry(&self, message: &Message) -> Result<StoredEntry, String> {
+        let info = message.info().map_err(|error| error.to_string())?;
+        let headers = HeaderView(message.headers.as_ref());
+        let counter = self.subjects().parse_budget(&message.subject).ok_or("a foreign subject")?;
+        let amount = headers.get(INCREMENT).and_then(|text| text.parse().ok()).ok_or("no amount")?;
+        let entry = headers.get(header::ENTRY).ok_or("nothing that says what it is for")?;
+        let entry = serde_json::from_str(entry).map_err(|error| error.to_string())?;
+        let total = total_of(&message.payload).ok_or("no total")?;
+        Ok(StoredEntry {
+            counter,
+            entry,
+            id: headers.get(header::MSG_ID).unwrap_or_default().to_owned(),
+            amount,
+            total,
+            sequence: info.stream_sequence,
+            stored_at: info.published,
+        })
+    }
+}
+
+/// `{"val":"123"}`
+fn total_of(payload: &[u8]) -> Option<i64> {
+    let value: serde_json::Value = serde_json::from_slice(payload).ok()?;
+    value.get("val")?.as_str()?.parse().ok()
+}

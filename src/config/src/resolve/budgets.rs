@@ -1,0 +1,124 @@
+//! What may be spent.
+
+use std::collections::BTreeSet;
+
+use tollgate_policy::budget::{Budget, Budgets, Reserve, Scope, Tz, WhenSpent};
+use tollgate_policy::catalog::Teams;
+use tollgate_protocol::Digest;
+use tollgate_protocol::subject::token;
+
+use super::provider::Offered;
+use crate::raw;
+use crate::read::{At, Optional};
+use crate::report::{Findings, shortened};
+
+/// Longest name that is made of scope and window.
+const NAME_LENGTH_MAX: usize = 64;
+
+pub(super) fn resolve(
+    file: &raw::File,
+    teams: &Teams,
+    offered: &Offered,
+    findings: &mut Findings<'_>,
+) -> Budgets {
+    let entries = file.budgets.given().map_or(&[][..], |list| list.value.0.as_slice());
+    let mut names = BTreeSet::new();
+    let mut budgets = Vec::new();
+    for entry in entries {
+        let Some(budget) = budget(entry, teams, offered, findings) else { continue };
+        if !names.insert(budget.name.clone()) {
+            let message =
+                format!("another budget has the name {:?}; give this one a name of its own", budget.name);
+            findings.problem(&entry.place, message);
+            continue;
+        }
+        budgets.push(budget);
+    }
+    Budgets(budgets.into())
+}
+
+fn budget(
+    entry: &At<raw::Budget>,
+    teams: &Teams,
+    offered: &Offered,
+    findings: &mut Findings<'_>,
+) -> Option<Budget> {
+    let scope = entry.scope.0.as_ref()?;
+    check(scope, teams, offered, findings);
+    let scope = Scope {
+        team: label(&scope.team),
+        project: label(&scope.project),
+        key: label(&scope.key),
+        user: label(&scope.user),
+        tag: scope.tag.given().map(|tag| tag.value.0.clone()),
+        provider: label(&scope.provider),
+        model: label(&scope.model),
+    };
+    let per = entry.per.0.as_ref()?.value;
+    let timezone = entry.timezone.given().map_or(Tz::UTC, |zone| zone.value);
+    let name = entry
+        .name
+        .given()
+        .map_or_else(|| named_after(&scope, per.as_str(), timezone), |name| name.value.0.clone());
+    Some(Budget {
+        name,
+        scope,
+        limit: entry.limit_usd.0.as_ref()?.value.0,
+        per,
+        timezone,
+        when_spent: entry.when_spent.given().map_or(WhenSpent::Hold, |when| when.value),
+        reserve: entry.reserve.given().map_or(Reserve::Estimate, |reserve| reserve.value),
+    })
+}
+
+fn label(given: &Optional<crate::scalar::Label>) -> Option<String> {
+    given.given().map(|label| label.value.0.clone())
+}
+
+/// What a scope names should be there: a budget of a team that nobody configured limits nothing.
+fn check(scope: &raw::Scope, teams: &Teams, offered: &Offered, findings: &mut Findings<'_>) {
+    if let Some(team) = scope.team.given()
+        && !teams.keys().any(|known| known.as_str() == team.value.0)
+    {
+        findings.problem(&team.place, format!("no team {} is configured", shortened(&team.value.0)));
+    }
+    if let Some(provider) = scope.provider.given()
+        && !offered.0.contains_key(&provider.value.0)
+    {
+        let message = format!("no provider {} is configured", shortened(&provider.value.0));
+        findings.problem(&provider.place, message);
+    }
+    if let Some(model) = scope.model.given()
+        && !offered.names().iter().any(|name| {
+            *name == model.value.0 || name.split_once('/').is_some_and(|(_, of)| of == model.value.0)
+        })
+    {
+        let message = format!("no provider offers the model {}", shortened(&model.value.0));
+        findings.warning(&model.place, message);
+    }
+}
+
+/// A name that says what the budget is for, and is the same as long as that is.
+fn named_after(scope: &Scope, per: &str, timezone: Tz) -> String {
+    let tag = scope.tag.as_ref().map(|(name, value)| format!("{name}={value}"));
+    let parts = [
+        ("team", &scope.team),
+        ("project", &scope.project),
+        ("key", &scope.key),
+        ("user", &scope.user),
+        ("tag", &tag),
+        ("provider", &scope.provider),
+        ("model", &scope.model),
+    ];
+    let given: Vec<_> =
+        parts.iter().filter_map(|(name, value)| Some(format!("{name}-{}", value.as_ref()?))).collect();
+    let exact = format!("{}-{per}", if given.is_empty() { "all".to_owned() } else { given.join("-") });
+    let name = token(&exact);
+    if name == exact && name.len() <= NAME_LENGTH_MAX && timezone == Tz::UTC {
+        return name;
+    }
+    // Characters that no subject takes, or a time zone: told apart by a digest.
+    let digest = Digest::of(format!("{exact} {timezone}").as_bytes()).to_string();
+    let kept: String = name.chars().take(NAME_LENGTH_MAX - 9).collect();
+    format!("{kept}-{}", digest.get(..8).unwrap_or_default())
+}

@@ -1,0 +1,446 @@
+//! Settles budgets: reads entries and usage events, writes the differences, and tells what is spent.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use futures_util::StreamExt;
+use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tollgate_bus::bucket::SPENT;
+use tollgate_bus::counter::StoredEntry;
+use tollgate_bus::retry::Patience;
+use tollgate_bus::{Bus, counter, event};
+use tollgate_policy::budget::Budgets;
+use tollgate_protocol::budget::{Counter, Entry, EntryKind};
+use tollgate_protocol::usage::{Kind, UsageEvent};
+use tollgate_protocol::{Sequence, Timestamp};
+
+use super::in_background;
+use super::lease::Lease;
+use crate::settle::{Book, Due, Outcome, PlacedEvent};
+use crate::{Error, Ledger, metrics};
+
+/// Most messages in one transaction.
+const BATCH_MAX: usize = 500;
+/// Differences that are written at a time.
+const WRITES_MAX: usize = 256;
+/// How often it is told what is spent, if that has changed.
+const TELL_EVERY: Duration = Duration::from_millis(50);
+/// How often old accounts and windows are looked for.
+const FORGET_EVERY: Duration = Duration::from_secs(3_600);
+const AGAIN: Duration = Duration::from_millis(500);
+const ACTIVE_EVERY: Duration = Duration::from_millis(250);
+/// The CloudEvents-independent name under which differences are written.
+const PATIENCE: Patience = Patience(Duration::from_secs(5));
+
+/// The book, shared with who asks it.
+pub(super) type Shared = Arc<Mutex<Book>>;
+
+/// Opens the book.
+pub(super) async fn open(ledger: &Arc<Ledger>, budgets: Budgets) -> Result<Shared, Error> {
+    let ledger = Arc::clone(ledger);
+    in_background(move || Ok(Arc::new(Mutex::new(Book::open(ledger, budgets)?)))).await
+}
+
+/// Works until `stop`.
+pub(super) async fn run(
+    bus: &Bus,
+    book: &Shared,
+    budgets: &Budgets,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
+    if budgets.is_empty() {
+        return Ok(());
+    }
+    let lease = Lease::default();
+    let settler = Settler { bus, book, budgets, lease: &lease, writes: Arc::new(Semaphore::new(WRITES_MAX)) };
+    let (outcome, ()) = tokio::join!(settler.serve(stop), lease.run(bus, stop));
+    outcome
+}
+
+struct Settler<'a> {
+    bus: &'a Bus,
+    book: &'a Shared,
+    budgets: &'a Budgets,
+    lease: &'a Lease,
+    writes: Arc<Semaphore>,
+}
+
+/// What one pass over the streams knows.
+#[derive(Default)]
+struct Pass {
+    entries_read: bool,
+    usage_read: bool,
+    /// Whether this process wrote when it last looked.
+    was_active: bool,
+    /// Due, and not written because another process writes.
+    changed: BTreeSet<Counter>,
+}
+
+impl Settler<'_> {
+    async fn serve(&self, stop: &CancellationToken) -> Result<(), Error> {
+        let tasks = TaskTracker::new();
+        while !stop.is_cancelled() {
+            match self.pass(&tasks, stop).await {
+                Ok(()) => {}
+                Err(Fault::Fatal(error)) => return Err(error),
+                Err(Fault::Again(reason)) => {
+                    tracing::warn!(reason, "budgets cannot be settled now, trying again");
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(AGAIN) => {}
+            }
+        }
+        tasks.close();
+        tasks.wait().await;
+        Ok(())
+    }
+
+    async fn pass(&self, tasks: &TaskTracker, stop: &CancellationToken) -> Result<(), Fault> {
+        let disconnections = self.bus.connection().health().disconnections;
+        self.begin().await?;
+        let cursors = self.lock().cursors();
+        let entries = consumer(self.bus, counter::STREAM, cursors.entries).await?;
+        let usage = consumer(self.bus, event::USAGE, cursors.usage.unwrap_or_default()).await?;
+        let mut pass = Pass {
+            entries_read: entries.cached_info().num_pending == 0,
+            usage_read: usage.cached_info().num_pending == 0,
+            ..Pass::default()
+        };
+        let mut entries = messages(&entries).await?.ready_chunks(BATCH_MAX);
+        let mut usage = messages(&usage).await?.ready_chunks(BATCH_MAX);
+        let (mut entries_seen, mut usage_seen) = (0, 0);
+        let mut tell = interval(TELL_EVERY);
+        let mut active = interval(ACTIVE_EVERY);
+        let mut forget = interval(FORGET_EVERY);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = self.bus.connection().reconnected_since(disconnections) => {
+                    return Err(again("the connection was lost in between"));
+                }
+                chunk = entries.next() => {
+                    let chunk = chunk.ok_or_else(|| again("the consumer's messages ended"))?;
+                    let (read, pending) = self.read_entries(chunk, &mut entries_seen)?;
+                    let outcome = self.note(read, Vec::new()).await?;
+                    pass.entries_read |= pending == 0;
+                    self.act(outcome, &mut pass, tasks);
+                }
+                chunk = usage.next() => {
+                    let chunk = chunk.ok_or_else(|| again("the consumer's messages ended"))?;
+                    let (read, pending) = read_usage(chunk, &mut usage_seen)?;
+                    let outcome = self.note(Vec::new(), read).await?;
+                    pass.usage_read |= pending == 0;
+                    self.act(outcome, &mut pass, tasks);
+                }
+                _ = tell.tick(), if !pass.changed.is_empty() && self.is_active(&pass) => self.tell(&mut pass).await,
+                _ = active.tick() => self.look(&mut pass, tasks).await?,
+                _ = forget.tick() => self.forget().await?,
+            }
+        }
+    }
+
+    /// Where a new book begins: with the first entry that there is, and with the usage events since; without an entry,
+    /// with what comes next.
+    async fn begin(&self) -> Result<(), Fault> {
+        if self.lock().cursors().usage.is_some() {
+            return Ok(());
+        }
+        let entries = self.stream(counter::STREAM).await?;
+        let usage = self.stream(event::USAGE).await?;
+        let state = &usage.cached_info().state;
+        let first = entries.cached_info().state.first_timestamp;
+        let is_empty = entries.cached_info().state.messages == 0;
+        let start = if is_empty {
+            state.last_sequence
+        } else {
+            self.first_since(first).await?.map_or(state.last_sequence, |sequence| sequence.saturating_sub(1))
+        };
+        self.lock().begin(start);
+        Ok(())
+    }
+
+    async fn stream(&self, name: &str) -> Result<async_nats::jetstream::stream::Stream, Fault> {
+        self.bus.jetstream().get_stream(self.bus.subjects().stream(name)).await.map_err(again)
+    }
+
+    /// The first usage event that was stored since.
+    async fn first_since(&self, time: Timestamp) -> Result<Option<Sequence>, Fault> {
+        let policy = DeliverPolicy::ByStartTime { start_time: time };
+        let consumer = consumer_from(self.bus, event::USAGE, policy).await?;
+        if consumer.cached_info().num_pending == 0 {
+            return Ok(None);
+        }
+        let mut messages = messages(&consumer).await?;
+        let message = messages.next().await.ok_or_else(|| again("no message"))?.map_err(again)?;
+        Ok(message.info().ok().map(|info| info.stream_sequence))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_entries(&self, chunk: Vec<Delivered>, seen: &mut u64) -> Result<(Vec<StoredEntry>, u64), Fault> {
+        let (mut read, mut pending) = (Vec::with_capacity(chunk.len()), u64::MAX);
+        for message in chunk {
+            let message = message.map_err(again)?;
+            pending = in_order(&message, seen)?;
+            match self.bus.read_entry(&message) {
+                Ok(entry) => read.push(entry),
+                Err(reason) => {
+                    metrics::note_unreadable_header();
+                    tracing::error!(subject = %message.subject, reason, "an entry of a budget cannot be read");
+                }
+            }
+        }
+        Ok((read, pending))
+    }
+
+    async fn note(&self, entries: Vec<StoredEntry>, usage: Vec<PlacedEvent>) -> Result<Outcome, Fault> {
+        let book = Arc::clone(self.book);
+        let read = move || Ok(book.lock().unwrap_or_else(PoisonError::into_inner).read(&entries, &usage)?);
+        in_background(read).await.map_err(Fault::Fatal)
+    }
+
+    /// Whether this process writes: it has the lease, and has read everything, its own entries of before among it.
+    fn is_active(&self, pass: &Pass) -> bool {
+        pass.entries_read && pass.usage_read && self.lease.is_held()
+    }
+
+    fn act(&self, outcome: Outcome, pass: &mut Pass, tasks: &TaskTracker) {
+        pass.changed.extend(outcome.changed);
+        if pass.was_active && self.is_active(pass) {
+            self.write(outcome.due, tasks);
+        } else {
+            // Another process writes it; if it does not, this one finds it when it begins to.
+            let mut book = self.lock();
+            outcome.due.iter().for_each(|due| book.not_mine(due));
+        }
+    }
+
+    /// Begins to write, if it may now; opens budgets that are new.
+    async fn look(&self, pass: &mut Pass, tasks: &TaskTracker) -> Result<(), Fault> {
+        let is_active = self.is_active(pass);
+        if is_active {
+            // Once more all that is due: of what failed to be written, too.
+            let book = Arc::clone(self.book);
+            let begins = !pass.was_active;
+            if begins {
+                pass.changed.extend(self.lock().counters().cloned());
+            }
+            let due = in_background(move || {
+                let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(if begins { book.all_due()? } else { book.due_again()? })
+            });
+            self.write(due.await.map_err(Fault::Fatal)?, tasks);
+            let unopened = self.lock().unopened();
+            for name in unopened {
+                self.open_budget(&name).await?;
+            }
+        }
+        pass.was_active = is_active;
+        Ok(())
+    }
+
+    fn write(&self, due: Vec<Due>, tasks: &TaskTracker) {
+        for due in due {
+            let (bus, book, lease) = (self.bus.clone(), Arc::clone(self.book), self.lease.clone());
+            let writes = Arc::clone(&self.writes);
+            tasks.spawn(async move {
+                let Ok(_place) = writes.acquire().await else { return };
+                let entry = Entry {
+                    kind: EntryKind::Settle,
+                    account: due.account.clone(),
+                    attempt: due.attempt,
+                    tried: due.tried.clone(),
+                    usage_sequence: None,
+                };
+                tollgate_bus::point("ledger.settle");
+                // Looked at last: the write is what must not come late.
+                let written = if lease.is_held() {
+                    bus.add(&due.counter, &entry, due.amount, &due.id, PATIENCE).await.map(|_| ())
+                } else {
+                    Err(tollgate_bus::PublishError::Permission("another ledger writes".into()))
+                };
+                if let Err(error) = written {
+                    tracing::debug!(%error, request = due.account, "a settlement was not written, it is looked at again");
+                    book.lock().unwrap_or_else(PoisonError::into_inner).failed(&due);
+                }
+            });
+        }
+    }
+
+    /// Tells what is spent.
+    async fn tell(&self, pass: &mut Pass) {
+        let Ok(store) = self.bus.bucket(SPENT).await else { return };
+        for counter in std::mem::take(&mut pass.changed) {
+            let spent = self.lock().spent(&counter);
+            let Ok(value) = serde_json::to_vec(&spent) else { continue };
+            if let Err(error) = store.put(counter.to_string(), value.into()).await {
+                tracing::debug!(%error, %counter, "what is spent cannot be told");
+                pass.changed.insert(counter);
+                return;
+            }
+        }
+    }
+
+    /// Writes what was spent before the budget was there, so that its counter begins with it.
+    async fn open_budget(&self, name: &str) -> Result<(), Fault> {
+        let Some(budget) = self.budgets.named(name) else { return Ok(()) };
+        let up_to = self.lock().cursors().usage.unwrap_or_default();
+        let now = tollgate_bus::now();
+        let window = budget.window(now);
+        let only = Budgets([budget.clone()].into());
+        // A log that has entries of it, and not the opening, is shorter than its history: the counter has it all the same.
+        let is_known = self.lock().counters().any(|counter| counter.budget == name);
+        let amount = match is_known {
+            true => 0,
+            false => spent_since(self.bus, &only, window.start, up_to).await?,
+        };
+        let counter = Counter { budget: name.to_owned(), window: window.name };
+        let entry = Entry {
+            kind: EntryKind::Open,
+            account: String::new(),
+            attempt: 0,
+            tried: None,
+            usage_sequence: Some(up_to),
+        };
+        if !self.lease.is_held() {
+            return Ok(());
+        }
+        // The id does not tell the amount: of two processes that open a budget one is first.
+        let id = format!("open/{counter}");
+        self.bus.add(&counter, &entry, amount, &id, PATIENCE).await.map_err(again)?;
+        tracing::info!(budget = name, spent = %tollgate_protocol::NanoUsd(amount), "the budget is open");
+        // It counts as open when it is read back.
+        Ok(())
+    }
+
+    async fn forget(&self) -> Result<(), Fault> {
+        let book = Arc::clone(self.book);
+        let now = tollgate_bus::now();
+        let gone =
+            in_background(move || Ok(book.lock().unwrap_or_else(PoisonError::into_inner).forget(now)?));
+        for counter in gone.await.map_err(Fault::Fatal)? {
+            if !self.lease.is_held() {
+                continue;
+            }
+            let stream = self.stream(counter::STREAM).await?;
+            stream.purge().filter(self.bus.subjects().budget(&counter)).await.map_err(again)?;
+            if let Ok(store) = self.bus.bucket(SPENT).await {
+                let _ = store.purge(counter.to_string()).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the events of a window cost, up to a place in the stream, by the rule for sums.
+async fn spent_since(
+    bus: &Bus,
+    budgets: &Budgets,
+    start: Option<Timestamp>,
+    up_to: Sequence,
+) -> Result<i64, Fault> {
+    let policy = start.map_or(DeliverPolicy::All, |start_time| DeliverPolicy::ByStartTime { start_time });
+    let consumer = consumer_from(bus, event::USAGE, policy).await?;
+    let mut left = consumer.cached_info().num_pending;
+    let mut costs: HashMap<String, (Kind, i64)> = HashMap::new();
+    if left == 0 {
+        return Ok(0);
+    }
+    let mut messages = messages(&consumer).await?;
+    let mut seen = 0;
+    while left > 0 {
+        let message = messages.next().await.ok_or_else(|| again("no message"))?.map_err(again)?;
+        left = in_order(&message, &mut seen)?;
+        if message.info().is_ok_and(|info| info.stream_sequence > up_to) {
+            break;
+        }
+        let Ok(event) = serde_json::from_slice::<UsageEvent>(&message.payload) else { continue };
+        if budgets.of_event(&event).next().is_none() || start.is_some_and(|start| event.time < start) {
+            continue;
+        }
+        let known = costs.get(&event.counted_id()).map(|(kind, _)| *kind);
+        if known.is_none() || (known == Some(Kind::Lost) && event.kind == Kind::Attempt) {
+            costs.insert(event.counted_id(), (event.kind, event.cost_nano_usd.0));
+        }
+    }
+    Ok(costs.values().map(|(_, cost)| *cost).fold(0, i64::saturating_add))
+}
+
+type Delivered = Result<async_nats::jetstream::Message, async_nats::jetstream::consumer::pull::MessagesError>;
+
+fn read_usage(chunk: Vec<Delivered>, seen: &mut u64) -> Result<(Vec<PlacedEvent>, u64), Fault> {
+    let (mut read, mut pending) = (Vec::with_capacity(chunk.len()), u64::MAX);
+    for message in chunk {
+        let message = message.map_err(again)?;
+        pending = in_order(&message, seen)?;
+        let sequence = message.info().map_err(again)?.stream_sequence;
+        // What is no usage event is counted and told where totals are made.
+        if let Ok(event) = serde_json::from_slice(&message.payload) {
+            read.push((sequence, event));
+        }
+    }
+    Ok((read, pending))
+}
+
+/// Without acknowledgements nobody sends a message again that was lost on the way; a gap in the consumer's own numbers
+/// shows it. Returns what the server still has.
+fn in_order(message: &async_nats::jetstream::Message, seen: &mut u64) -> Result<u64, Fault> {
+    let info = message.info().map_err(again)?;
+    if info.consumer_sequence != *seen + 1 {
+        return Err(again(format!("message {} of the consumer was lost on the way", *seen + 1)));
+    }
+    *seen += 1;
+    Ok(info.pending)
+}
+
+async fn messages(consumer: &PullConsumer) -> Result<pull::Stream, Fault> {
+    let stream = consumer.stream().max_messages_per_batch(BATCH_MAX);
+    stream.expires(Duration::from_secs(30)).heartbeat(Duration::from_secs(5)).messages().await.map_err(again)
+}
+
+async fn consumer(bus: &Bus, stream: &str, cursor: Sequence) -> Result<PullConsumer, Fault> {
+    consumer_from(bus, stream, DeliverPolicy::ByStartSequence { start_sequence: cursor + 1 }).await
+}
+
+async fn consumer_from(
+    bus: &Bus,
+    stream: &str,
+    deliver_policy: DeliverPolicy,
+) -> Result<PullConsumer, Fault> {
+    let config = pull::Config {
+        deliver_policy,
+        ack_policy: AckPolicy::None,
+        inactive_threshold: Duration::from_secs(60),
+        memory_storage: true,
+        num_replicas: 1,
+        description: Some("the ledger's reading for budgets".into()),
+        ..pull::Config::default()
+    };
+    bus.jetstream().create_consumer_on_stream(config, bus.subjects().stream(stream)).await.map_err(again)
+}
+
+fn interval(every: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(every);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+enum Fault {
+    /// It cannot go on.
+    Fatal(Error),
+    /// The server, a consumer or the connection failed: again, from the cursors.
+    Again(String),
+}
+
+fn again(reason: impl std::fmt::Display) -> Fault {
+    Fault::Again(reason.to_string())
+}

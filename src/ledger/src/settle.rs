@@ -1,0 +1,407 @@
+//! What is spent of each budget, and what has to be written so that its counter says so.
+//!
+//! The book follows two streams, the counters' entries and the usage events, and keeps one account per request that a
+//! budget concerns. `policy::account` says what stands in the counters and what should; here it is stored, summed up by
+//! counter, and the differences are handed out to be written. They are believed when they are read back from the stream,
+//! so whoever else writes them too does no lasting harm.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tollgate_bus::counter::StoredEntry;
+use tollgate_policy::account::Account;
+use tollgate_policy::budget::{Budget, Budgets, window_start};
+use tollgate_protocol::budget::{
+    BudgetList, BudgetState, Counter, EntryKind, OpenAnswer, OpenQuestion, Spent, end_id,
+};
+use tollgate_protocol::usage::UsageEvent;
+use tollgate_protocol::{Sequence, Timestamp};
+
+use crate::Ledger;
+use crate::store::{Changes, Error};
+
+#[cfg(test)]
+mod tests;
+
+const STATE: &[u8] = b"$state";
+const ACCOUNT: &[u8] = b"$a";
+const COUNTER: &[u8] = b"$c";
+const OPENED: &[u8] = b"$o";
+
+/// How long an account is kept after it was last heard of: longer than any request may take.
+const KEPT_MS: i64 = 9 * 24 * 3_600_000;
+
+/// How far both streams have been read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursors {
+    /// The last entry of a counter; 0 if none.
+    pub entries: Sequence,
+    /// The last usage event; `None` if nobody has said yet where to begin.
+    pub usage: Option<Sequence>,
+}
+
+/// A counter as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Sums {
+    /// What the server says.
+    total: i64,
+    /// Of it, what is reserved for calls that are not over, and what is to be settled.
+    unsettled: i64,
+    /// Its last entry.
+    sequence: Sequence,
+}
+
+/// Something to be written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Due {
+    /// Into this counter.
+    pub counter: Counter,
+    /// For this request.
+    pub account: String,
+    /// For these attempts.
+    pub attempt: u32,
+    /// So much.
+    pub amount: i64,
+    /// The try to reserve that ends with it.
+    pub tried: Option<String>,
+    /// Tells it from earlier and later ones; the same whoever writes it.
+    pub id: String,
+}
+
+/// What reading some messages has changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What is to be written now.
+    pub due: Vec<Due>,
+    /// Counters that say something else now.
+    pub changed: BTreeSet<Counter>,
+}
+
+/// A usage event with its place in the stream.
+pub type PlacedEvent = (Sequence, UsageEvent);
+
+/// The accounts of all requests that a budget concerns.
+#[derive(Debug)]
+pub struct Book {
+    ledger: Arc<Ledger>,
+    budgets: Budgets,
+    cursors: Cursors,
+    counters: HashMap<Counter, Sums>,
+    opened: HashMap<String, Sequence>,
+    /// What is being written, until it is read back or has failed.
+    writing: HashSet<String>,
+    /// Accounts of which something could not be written.
+    again: BTreeSet<String>,
+}
+
+impl Book {
+    /// Opens the book in a ledger's store.
+    pub fn open(ledger: Arc<Ledger>, budgets: Budgets) -> Result<Self, Error> {
+        let store = ledger.store();
+        let cursors = store.get(STATE)?.map(|bytes| decode(&bytes)).transpose()?.unwrap_or_default();
+        let (mut counters, mut opened) = (HashMap::new(), HashMap::new());
+        ledger.each(COUNTER, |_, value| {
+            let (counter, sums): (Counter, Sums) = decode(value)?;
+            counters.insert(counter, sums);
+            Ok(())
+        })?;
+        ledger.each(OPENED, |_, value| {
+            let (budget, sequence): (String, Sequence) = decode(value)?;
+            opened.insert(budget, sequence);
+            Ok(())
+        })?;
+        let mut book = Self {
+            ledger,
+            budgets,
+            cursors,
+            counters,
+            opened,
+            writing: HashSet::new(),
+            again: BTreeSet::new(),
+        };
+        book.sum_up()?;
+        Ok(book)
+    }
+
+    /// What is unsettled depends on the budgets' scopes, which may be others than last time.
+    fn sum_up(&mut self) -> Result<(), Error> {
+        for sums in self.counters.values_mut() {
+            sums.unsettled = 0;
+        }
+        for name in self.names()? {
+            let account = self.stored(&name)?.unwrap_or_default();
+            for (counter, amount) in self.unsettled(&account) {
+                self.counters.entry(counter).or_default().unsettled += amount;
+            }
+        }
+        Ok(())
+    }
+
+    /// How far it is.
+    pub fn cursors(&self) -> Cursors {
+        self.cursors
+    }
+
+    /// Begins with the usage event after this one, if it has not begun.
+    pub fn begin(&mut self, usage: Sequence) {
+        self.cursors.usage.get_or_insert(usage);
+    }
+
+    /// Budgets that have no opening entry yet.
+    pub fn unopened(&self) -> Vec<String> {
+        let names = self.budgets.0.iter().map(|budget| budget.name.clone());
+        names.filter(|name| !self.opened.contains_key(name)).collect()
+    }
+
+    /// Reads what comes next in both streams. What was read before changes nothing.
+    pub fn read(&mut self, entries: &[StoredEntry], usage: &[PlacedEvent]) -> Result<Outcome, Error> {
+        let mut outcome = Outcome::default();
+        let mut accounts: BTreeMap<String, Touched> = BTreeMap::new();
+        let mut changes = Changes::default();
+        for stored in entries {
+            if stored.sequence <= self.cursors.entries {
+                continue;
+            }
+            self.cursors.entries = stored.sequence;
+            let sums = self.counters.entry(stored.counter.clone()).or_default();
+            (sums.total, sums.sequence) = (stored.total, stored.sequence);
+            outcome.changed.insert(stored.counter.clone());
+            if stored.entry.kind == EntryKind::Open {
+                let name = &stored.counter.budget;
+                // What was called since, and is not in it, is charged from now on.
+                for account in self.names()? {
+                    self.touch(&mut accounts, &account)?;
+                }
+                let opened = stored.entry.usage_sequence.unwrap_or_default();
+                let opened = *self.opened.entry(name.clone()).or_insert(opened);
+                changes.put([OPENED, name.as_bytes()].concat(), encode(&(name, opened))?);
+                continue;
+            }
+            self.writing.remove(&stored.id);
+            let touched = self.touch(&mut accounts, &stored.entry.account)?;
+            let Touched { account, .. } = touched;
+            account.note_entry(
+                &stored.counter,
+                &stored.entry,
+                stored.amount,
+                stored.sequence,
+                stored.stored_at,
+            );
+        }
+        for (sequence, event) in usage {
+            if self.cursors.usage.is_some_and(|cursor| *sequence <= cursor) {
+                continue;
+            }
+            self.cursors.usage = Some(*sequence);
+            let name = event.identity().to_string();
+            let concerns = self.budgets.of_event(event).next().is_some();
+            if !concerns && !accounts.contains_key(&name) && self.stored(&name)?.is_none() {
+                continue;
+            }
+            let budgets = self.budgets.clone();
+            self.touch(&mut accounts, &name)?.account.note_usage(event, *sequence, &budgets);
+        }
+        for (name, Touched { account, before }) in accounts {
+            let unsettled = self.unsettled(&account);
+            for counter in before.keys().chain(unsettled.keys()).collect::<BTreeSet<_>>() {
+                let change = unsettled.get(counter).unwrap_or(&0) - before.get(counter).unwrap_or(&0);
+                if change != 0 {
+                    self.counters.entry(counter.clone()).or_default().unsettled += change;
+                    outcome.changed.insert(counter.clone());
+                }
+            }
+            self.due(&name, &account, &mut outcome.due);
+            changes.put(account_key(&name), encode(&account)?);
+        }
+        for counter in &outcome.changed {
+            let sums = self.counters.get(counter).copied().unwrap_or_default();
+            changes.put([COUNTER, counter.to_string().as_bytes()].concat(), encode(&(counter, sums))?);
+        }
+        changes.put(STATE.to_vec(), encode(&self.cursors)?);
+        self.ledger.store().apply(&changes)?;
+        Ok(outcome)
+    }
+
+    /// Everything that is to be written, for who begins to write.
+    pub fn all_due(&mut self) -> Result<Vec<Due>, Error> {
+        let mut due = Vec::new();
+        for name in self.names()? {
+            if let Some(account) = self.stored(&name)? {
+                self.due(&name, &account, &mut due);
+            }
+        }
+        Ok(due)
+    }
+
+    /// What could not be written before.
+    pub fn due_again(&mut self) -> Result<Vec<Due>, Error> {
+        let mut due = Vec::new();
+        for name in std::mem::take(&mut self.again) {
+            if let Some(account) = self.stored(&name)? {
+                self.due(&name, &account, &mut due);
+            }
+        }
+        Ok(due)
+    }
+
+    /// It could not be written: it is due again.
+    pub fn failed(&mut self, due: &Due) {
+        self.again.insert(due.account.clone());
+        self.not_mine(due);
+    }
+
+    /// Another process writes it.
+    pub fn not_mine(&mut self, due: &Due) {
+        self.writing.remove(&due.id);
+    }
+
+    /// What is spent of a counter's window.
+    pub fn spent(&self, counter: &Counter) -> Spent {
+        let sums = self.counters.get(counter).copied().unwrap_or_default();
+        Spent {
+            spent_nano_usd: sums.total - sums.unsettled,
+            total_nano_usd: sums.total,
+            sequence: sums.sequence,
+        }
+    }
+
+    /// Every budget in its window of now.
+    pub fn list(&self, now: Timestamp) -> BudgetList {
+        let state = |budget: &Budget| {
+            let counter = budget.counter(now);
+            let spent = self.spent(&counter);
+            BudgetState {
+                name: counter.budget,
+                window: counter.window,
+                limit_nano_usd: budget.limit.0,
+                spent_nano_usd: spent.spent_nano_usd,
+                reserved_nano_usd: spent.total_nano_usd - spent.spent_nano_usd,
+                when_spent: budget.when_spent.as_str().to_owned(),
+                reserve: budget.reserve.as_str().to_owned(),
+                is_open: self.opened.contains_key(&budget.name),
+            }
+        };
+        BudgetList { budgets: self.budgets.0.iter().map(state).collect() }
+    }
+
+    /// Every counter that is known.
+    pub fn counters(&self) -> impl Iterator<Item = &Counter> {
+        self.counters.keys()
+    }
+
+    /// What is reserved for a request and not over.
+    pub fn answer(&self, question: &OpenQuestion) -> Result<OpenAnswer, Error> {
+        let account = self.stored(&question.account)?.unwrap_or_default();
+        let open = account.open(question.attempt, &self.budgets);
+        Ok(OpenAnswer { sequence: self.cursors.entries, open })
+    }
+
+    /// Forgets accounts and windows of which nothing can be heard any more. Returns the counters that are gone.
+    pub fn forget(&mut self, now: Timestamp) -> Result<Vec<Counter>, Error> {
+        let oldest = now.timestamp_millis() - KEPT_MS;
+        let mut changes = Changes::default();
+        self.ledger.each(ACCOUNT, |key, value| {
+            let account: Account = decode(value)?;
+            // What is still open or wrong stays, to be seen.
+            let is_even = self.lines(&account).iter().all(|line| line.cost == Some(line.sum));
+            if account.touched_ms < oldest && is_even {
+                changes.delete(key.to_vec());
+            }
+            Ok(())
+        })?;
+        let is_over = |counter: &&Counter| {
+            let budget = self.budgets.named(&counter.budget);
+            let window = window_start(&counter.window);
+            budget.zip(window).is_some_and(|(budget, start)| {
+                budget.window(start).end.is_some_and(|end| end.timestamp_millis() < oldest)
+            })
+        };
+        let gone: Vec<Counter> = self.counters.keys().filter(is_over).cloned().collect();
+        for counter in &gone {
+            self.counters.remove(counter);
+            changes.delete([COUNTER, counter.to_string().as_bytes()].concat());
+        }
+        self.ledger.store().apply(&changes)?;
+        Ok(gone)
+    }
+
+    fn names(&self) -> Result<Vec<String>, Error> {
+        let mut names = Vec::new();
+        self.ledger.each(ACCOUNT, |_, value| {
+            names.push(decode::<Account>(value)?.name);
+            Ok(())
+        })?;
+        Ok(names)
+    }
+
+    fn touch<'a>(
+        &self,
+        accounts: &'a mut BTreeMap<String, Touched>,
+        name: &str,
+    ) -> Result<&'a mut Touched, Error> {
+        if !accounts.contains_key(name) {
+            let account = self.stored(name)?.unwrap_or_else(|| Account::new(name));
+            let before = self.unsettled(&account);
+            accounts.insert(name.to_owned(), Touched { account, before });
+        }
+        accounts.get_mut(name).ok_or(Error::Unreadable("an account"))
+    }
+
+    fn stored(&self, name: &str) -> Result<Option<Account>, Error> {
+        self.ledger.store().get(&account_key(name))?.map(|bytes| decode(&bytes)).transpose()
+    }
+
+    fn lines(&self, account: &Account) -> Vec<tollgate_policy::account::Line> {
+        account.lines(&self.budgets, |budget| self.opened.get(budget).copied())
+    }
+
+    /// What an account has in each counter beyond what is spent.
+    fn unsettled(&self, account: &Account) -> BTreeMap<Counter, i64> {
+        let mut unsettled = BTreeMap::new();
+        for line in self.lines(account) {
+            let open = line.sum - line.cost.unwrap_or(0);
+            *unsettled.entry(line.counter).or_default() += open;
+        }
+        unsettled
+    }
+
+    fn due(&mut self, name: &str, account: &Account, due: &mut Vec<Due>) {
+        for line in self.lines(account) {
+            for (tried, amount) in line.entries() {
+                let id = match &tried {
+                    Some(tried) => end_id(tried),
+                    None => {
+                        let cost = line.cost.unwrap_or(0);
+                        format!(
+                            "settle/{name}/{}/{}/{}/{cost}",
+                            line.counter, line.attempt, account.last_entry
+                        )
+                    }
+                };
+                if self.writing.insert(id.clone()) {
+                    let (counter, account) = (line.counter.clone(), name.to_owned());
+                    due.push(Due { counter, account, attempt: line.attempt, amount, tried, id });
+                }
+            }
+        }
+    }
+}
+
+/// An account in hand, and what was unsettled of it before.
+struct Touched {
+    account: Account,
+    before: BTreeMap<Counter, i64>,
+}
+
+fn account_key(name: &str) -> Vec<u8> {
+    [ACCOUNT, name.as_bytes()].concat()
+}
+
+fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
+    rmp_serde::to_vec(value).map_err(Error::engine)
+}
+
+fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    rmp_serde::from_slice(bytes).map_err(|_| Error::Unreadable("an account"))
+}

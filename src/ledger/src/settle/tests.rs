@@ -1,0 +1,151 @@
+use std::path::Path;
+
+use tollgate_policy::budget::{Budget, Per, Reserve, Scope, WhenSpent};
+use tollgate_protocol::NanoUsd;
+use tollgate_protocol::budget::Entry;
+
+use super::*;
+use crate::Caps;
+use crate::store::memory::MemoryStore;
+use crate::testing::event;
+
+fn budgets() -> Budgets {
+    let budget = Budget {
+        name: "research".into(),
+        scope: Scope { team: Some("research".into()), ..Scope::default() },
+        limit: NanoUsd(1_000_000),
+        per: Per::Total,
+        timezone: tollgate_policy::budget::Tz::UTC,
+        when_spent: WhenSpent::Hold,
+        reserve: Reserve::Strict,
+    };
+    Budgets([budget].into())
+}
+
+fn counter() -> Counter {
+    Counter { budget: "research".into(), window: "total".into() }
+}
+
+/// A stream of entries whose total is kept, as the server does.
+#[derive(Default)]
+struct Entries {
+    sequence: Sequence,
+    total: i64,
+}
+
+impl Entries {
+    fn tried(&self, kind: EntryKind) -> Option<String> {
+        matches!(kind, EntryKind::Reserve | EntryKind::Settle).then(|| "t".into())
+    }
+
+    fn add(&mut self, kind: EntryKind, account: &str, attempt: u32, amount: i64) -> StoredEntry {
+        self.sequence += 1;
+        self.total += amount;
+        let usage_sequence = (kind == EntryKind::Open).then_some(100);
+        StoredEntry {
+            counter: counter(),
+            entry: Entry { kind, account: account.into(), attempt, tried: self.tried(kind), usage_sequence },
+            id: match kind {
+                EntryKind::Settle => "end/t".into(),
+                _ => self.sequence.to_string(),
+            },
+            amount,
+            total: self.total,
+            sequence: self.sequence,
+            stored_at: event("r1", 1).time,
+        }
+    }
+}
+
+fn ledger() -> Arc<Ledger> {
+    Arc::new(Ledger::open(Box::new(MemoryStore::default()), Path::new("ledger"), Caps::default()).unwrap())
+}
+
+fn paid(id: &str, cost: i64) -> UsageEvent {
+    UsageEvent { cost_nano_usd: NanoUsd(cost), is_final: true, ..event(id, 1) }
+}
+
+#[test]
+fn what_is_spent_is_told_apart_from_what_is_reserved() {
+    let (ledger, mut entries) = (ledger(), Entries::default());
+    let mut book = Book::open(Arc::clone(&ledger), budgets()).unwrap();
+    book.begin(100);
+    let account = paid("r1", 0).identity().to_string();
+    assert_eq!(book.unopened(), ["research"]);
+    book.read(&[entries.add(EntryKind::Open, "", 0, 50)], &[]).unwrap();
+    assert_eq!(book.unopened(), Vec::<String>::new());
+    let outcome = book.read(&[entries.add(EntryKind::Reserve, &account, 1, 400)], &[]).unwrap();
+    assert_eq!((outcome.due.len(), outcome.changed.len()), (0, 1));
+    assert_eq!((book.spent(&counter()).spent_nano_usd, book.spent(&counter()).total_nano_usd), (50, 450));
+    let question = OpenQuestion { account: account.clone(), attempt: 1 };
+    assert_eq!(book.answer(&question).unwrap().open, [(counter(), 400)]);
+
+    let outcome = book.read(&[], &[(101, paid("r1", 120))]).unwrap();
+    let [due] = outcome.due.as_slice() else { panic!("{outcome:?}") };
+    assert_eq!((due.amount, due.account.as_str(), due.attempt), (-280, account.as_str(), 1));
+    assert_eq!(book.spent(&counter()).spent_nano_usd, 170, "it is spent before it is settled");
+    assert_eq!(book.all_due().unwrap(), [], "it is being written");
+    assert_eq!(book.answer(&question).unwrap().open, []);
+    book.failed(due);
+    assert_eq!(book.all_due().unwrap(), outcome.due);
+
+    // Another process finds the same.
+    let mut other = Book::open(ledger, budgets()).unwrap();
+    assert_eq!(other.cursors(), Cursors { entries: 2, usage: Some(101) });
+    assert_eq!(other.spent(&counter()), book.spent(&counter()));
+    assert_eq!(other.all_due().unwrap(), outcome.due, "under the same id");
+    let settled = entries.add(EntryKind::Settle, &account, 1, -280);
+    let mut book = other;
+    let outcome = book.read(&[settled], &[(101, paid("r1", 120))]).unwrap();
+    assert_eq!(outcome.due, []);
+    assert_eq!(book.all_due().unwrap(), []);
+    let spent = book.spent(&counter());
+    assert_eq!((spent.spent_nano_usd, spent.total_nano_usd, spent.sequence), (170, 170, 3));
+    // Written twice: taken back.
+    let outcome = book.read(&[entries.add(EntryKind::Settle, &account, 1, -280)], &[]).unwrap();
+    assert_eq!(outcome.due.iter().map(|due| due.amount).collect::<Vec<_>>(), [280]);
+    assert_eq!(book.spent(&counter()).spent_nano_usd, 170);
+}
+
+#[test]
+fn requests_that_no_budget_concerns_have_no_account() {
+    let mut book = Book::open(ledger(), Budgets::default()).unwrap();
+    let outcome = book.read(&[], &[(1, paid("r1", 120))]).unwrap();
+    assert_eq!(outcome, Outcome::default());
+    assert_eq!(book.names().unwrap(), Vec::<String>::new());
+    assert_eq!(book.cursors().usage, Some(1));
+}
+
+#[test]
+fn what_was_called_before_the_opening_was_read_is_charged() {
+    let (ledger, mut entries) = (ledger(), Entries::default());
+    let mut book = Book::open(ledger, budgets()).unwrap();
+    book.begin(99);
+    let before = book.read(&[], &[(100, paid("r1", 70)), (101, paid("r2", 30))]).unwrap();
+    assert_eq!(before.due, []);
+    // The opening has all up to 100.
+    let outcome = book.read(&[entries.add(EntryKind::Open, "", 0, 70)], &[]).unwrap();
+    assert_eq!(outcome.due.iter().map(|due| (due.attempt, due.amount)).collect::<Vec<_>>(), [(0, 30)]);
+    assert_eq!(book.spent(&counter()).spent_nano_usd, 100);
+}
+
+#[test]
+fn what_nobody_will_hear_of_any_more_is_forgotten() {
+    let (ledger, mut entries) = (ledger(), Entries::default());
+    let mut book = Book::open(ledger, budgets()).unwrap();
+    let account = paid("r1", 0).identity().to_string();
+    book.read(&[entries.add(EntryKind::Reserve, &account, 1, 400)], &[]).unwrap();
+    let heard = event("r1", 1).time;
+    book.forget(heard + chrono::TimeDelta::days(10)).unwrap();
+    assert_eq!(book.names().unwrap(), std::slice::from_ref(&account), "it is open");
+    let settled = entries.add(EntryKind::Settle, &account, 1, -280);
+    book.read(&[settled], &[(1, paid("r1", 120))]).unwrap();
+    book.forget(heard + chrono::TimeDelta::days(8)).unwrap();
+    assert_eq!(book.names().unwrap(), [account]);
+    assert_eq!(
+        book.forget(heard + chrono::TimeDelta::days(10)).unwrap(),
+        [],
+        "a budget without end has no old window"
+    );
+    assert_eq!(book.names().unwrap(), Vec::<String>::new());
+}

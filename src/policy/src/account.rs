@@ -1,0 +1,270 @@
+//! What one request has in the counters of budgets, and what it should have there.
+//!
+//! **The rule.** Whatever is over has to stand in a counter at what it cost. A reservation is for an attempt and those
+//! after it, up to the next reservation; when it is over (the request has ended or went back to the routers, or a later
+//! attempt was reserved for), the sum of its entries must equal the cost of those attempts, and the difference is what
+//! has to be written. A late usage event, a reservation that came late or twice, a reservation of a router that died,
+//! the same settlement written twice: all are put right by the same rule.
+//!
+//! The window of a reservation is the window that is charged. What nobody reserved for, because the budget is younger
+//! than the request, is charged to the window in which it was called.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tollgate_protocol::budget::{Counter, Entry, EntryKind};
+use tollgate_protocol::usage::{Kind, UsageEvent};
+use tollgate_protocol::{Sequence, Timestamp};
+
+use crate::budget::Budgets;
+
+/// Attempts, corrections and reservations of one account that are kept. More are of no request that we made.
+const KEPT_MAX: usize = 1_000;
+
+/// A call, and what it cost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Paid {
+    cost: i64,
+    is_lost: bool,
+    provider: String,
+    model: String,
+    /// The usage event's place in its stream.
+    sequence: Sequence,
+    /// What it is charged to if nobody reserved for it.
+    charges: Vec<Counter>,
+}
+
+/// The entries of one reservation in one window.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Held {
+    sum: i64,
+    /// The last reservation in it.
+    sequence: Sequence,
+    /// Tries that were neither taken back nor settled, the oldest first.
+    tries: Vec<(String, i64)>,
+}
+
+/// What is known of one request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Whose it is: `<team>.<group>.<id>`.
+    pub name: String,
+    /// The last entry of it in any counter.
+    pub last_entry: Sequence,
+    is_closed: bool,
+    /// The last attempt after which it went back to the routers.
+    requeued: u32,
+    /// By use of the identity and number.
+    attempts: BTreeMap<(i64, u32), Paid>,
+    /// Corrections by their id: the attempt, and the amount.
+    corrections: BTreeMap<String, (u32, i64)>,
+    /// By budget, first attempt and window.
+    reserved: BTreeMap<String, BTreeMap<u32, BTreeMap<String, Held>>>,
+    /// When something was last heard of it, in milliseconds.
+    pub touched_ms: i64,
+}
+
+/// What stands in a counter for some attempts of a request, and what should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The counter.
+    pub counter: Counter,
+    /// The first of the attempts.
+    pub attempt: u32,
+    /// What stands there.
+    pub sum: i64,
+    /// What it has to be; `None` while the reservation is open.
+    pub cost: Option<i64>,
+    /// Tries that were neither taken back nor settled, the oldest first.
+    tries: Vec<(String, i64)>,
+}
+
+impl Line {
+    /// What has to be written, all in all.
+    pub fn difference(&self) -> i64 {
+        self.cost.map_or(0, |cost| cost.saturating_sub(self.sum))
+    }
+
+    /// The same, entry by entry, each with the try that it ends. A router may be about to take back a try of its own: what
+    /// ends a try has the same id whoever writes it, and so is written once.
+    pub fn entries(&self) -> Vec<(Option<String>, i64)> {
+        if self.cost.is_none() {
+            return Vec::new();
+        }
+        let difference = self.difference();
+        let Some(((last, _), orphans)) = self.tries.split_last() else {
+            return if difference == 0 { Vec::new() } else { vec![(None, difference)] };
+        };
+        if difference == 0 && orphans.is_empty() {
+            return Vec::new();
+        }
+        let mut entries: Vec<_> =
+            orphans.iter().map(|(tried, amount)| (Some(tried.clone()), -amount)).collect();
+        let rest = entries.iter().fold(difference, |rest, (_, amount)| rest.saturating_sub(*amount));
+        entries.push((Some(last.clone()), rest));
+        entries
+    }
+}
+
+impl Account {
+    /// Of a request of which nothing is known.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), ..Self::default() }
+    }
+
+    /// Hears of a usage event of this request, at this place of its stream.
+    pub fn note_usage(&mut self, event: &UsageEvent, sequence: Sequence, budgets: &Budgets) {
+        let accepted = event.accepted_at.map_or(0, |time| time.timestamp_micros());
+        self.touched_ms = self.touched_ms.max(event.time.timestamp_millis());
+        self.is_closed |= event.is_final;
+        if event.requeued {
+            self.requeued = self.requeued.max(event.attempt);
+        }
+        match event.kind {
+            Kind::Unpaid => {}
+            Kind::Correction => {
+                if self.corrections.len() < KEPT_MAX {
+                    self.corrections.entry(event.ce_id()).or_insert((event.attempt, event.cost_nano_usd.0));
+                }
+            }
+            Kind::Attempt | Kind::Lost => {
+                let known = self.attempts.get(&(accepted, event.attempt));
+                let is_lost = event.kind == Kind::Lost;
+                // The same rule as for sums: each counts once, and an attempt beats a lost one.
+                if known.is_some_and(|known| is_lost || !known.is_lost) || self.attempts.len() >= KEPT_MAX {
+                    return;
+                }
+                let charges = budgets.of_event(event).map(|budget| budget.counter(event.time)).collect();
+                let paid = Paid {
+                    cost: event.cost_nano_usd.0,
+                    is_lost,
+                    provider: event.provider.clone().unwrap_or_default(),
+                    model: event.model.clone().unwrap_or_default(),
+                    sequence,
+                    charges,
+                };
+                self.attempts.insert((accepted, event.attempt), paid);
+            }
+        }
+    }
+
+    /// Hears of an entry of this request in a counter.
+    pub fn note_entry(
+        &mut self,
+        counter: &Counter,
+        entry: &Entry,
+        amount: i64,
+        sequence: Sequence,
+        now: Timestamp,
+    ) {
+        self.touched_ms = self.touched_ms.max(now.timestamp_millis());
+        self.last_entry = self.last_entry.max(sequence);
+        let of_budget = self.reserved.entry(counter.budget.clone()).or_default();
+        if of_budget.len() >= KEPT_MAX && !of_budget.contains_key(&entry.attempt) {
+            return;
+        }
+        let held = of_budget.entry(entry.attempt).or_default().entry(counter.window.clone()).or_default();
+        held.sum = held.sum.saturating_add(amount);
+        match (&entry.tried, entry.kind) {
+            (Some(tried), EntryKind::Reserve) => {
+                held.sequence = held.sequence.max(sequence);
+                if held.tries.len() < KEPT_MAX {
+                    held.tries.push((tried.clone(), amount));
+                }
+            }
+            (Some(tried), _) => held.tries.retain(|(known, _)| known != tried),
+            (None, _) => {}
+        }
+    }
+
+    /// What stands in the counters for it, and what should. `opened` says up to which usage event a budget's opening
+    /// entry goes; nothing is charged to a budget that has none without a reservation.
+    pub fn lines(&self, budgets: &Budgets, opened: impl Fn(&str) -> Option<Sequence>) -> Vec<Line> {
+        let mut lines = Vec::new();
+        for (name, reservations) in &self.reserved {
+            let mut starts: Vec<u32> = reservations.keys().copied().filter(|start| *start > 0).collect();
+            starts.push(u32::MAX);
+            for bounds in starts.windows(2) {
+                let &[start, end] = bounds else { continue };
+                let Some(windows) = reservations.get(&start) else { continue };
+                let is_over = self.is_closed || end < u32::MAX || self.requeued >= start;
+                let cost = self.cost(budgets, name, start, end);
+                // A try that was taken back in one window, and one that holds in the next: the last is charged.
+                let charged = windows.iter().max_by_key(|(_, held)| held.sequence).map(|(window, _)| window);
+                for (window, held) in windows {
+                    let cost = if charged == Some(window) { cost } else { 0 };
+                    lines.push(Line {
+                        counter: Counter { budget: name.clone(), window: window.clone() },
+                        attempt: start,
+                        sum: held.sum,
+                        cost: is_over.then_some(cost),
+                        tries: held.tries.clone(),
+                    });
+                }
+            }
+        }
+        for (counter, cost) in self.unreserved(budgets, opened) {
+            let windows = self.reserved.get(&counter.budget).and_then(|of| of.get(&0));
+            let sum = windows.and_then(|windows| windows.get(&counter.window)).map_or(0, |held| held.sum);
+            lines.push(Line { counter, attempt: 0, sum, cost: Some(cost), tries: Vec::new() });
+        }
+        lines
+    }
+
+    /// What is reserved for an attempt and not over, by counter.
+    pub fn open(&self, attempt: u32, budgets: &Budgets) -> Vec<(Counter, i64)> {
+        let lines = self.lines(budgets, |_| None).into_iter();
+        lines
+            .filter(|line| line.attempt == attempt && line.cost.is_none() && line.sum > 0)
+            .map(|line| (line.counter, line.sum))
+            .collect()
+    }
+
+    /// The cost of the attempts from `start` up to `end` that the budget is for.
+    fn cost(&self, budgets: &Budgets, name: &str, start: u32, end: u32) -> i64 {
+        let scope = budgets.named(name).map(|budget| &budget.scope);
+        let is_charged =
+            |paid: &Paid| scope.is_none_or(|scope| scope.has_target(&paid.provider, &paid.model));
+        let of_attempts = self
+            .attempts
+            .iter()
+            .filter(|((_, number), paid)| (start..end).contains(number) && is_charged(paid))
+            .map(|(_, paid)| paid.cost);
+        let of_corrections = self
+            .corrections
+            .values()
+            .filter(|(number, _)| (start..end).contains(number))
+            .map(|(_, cost)| *cost);
+        of_attempts.chain(of_corrections).fold(0, i64::saturating_add)
+    }
+
+    fn unreserved(
+        &self,
+        budgets: &Budgets,
+        opened: impl Fn(&str) -> Option<Sequence>,
+    ) -> BTreeMap<Counter, i64> {
+        let mut charges = BTreeMap::new();
+        // What was written for them before, and may have to be taken back.
+        for (name, reservations) in &self.reserved {
+            for window in reservations.get(&0).into_iter().flat_map(BTreeMap::keys) {
+                charges.insert(Counter { budget: name.clone(), window: window.clone() }, 0_i64);
+            }
+        }
+        for ((_, number), paid) in &self.attempts {
+            for counter in &paid.charges {
+                let first =
+                    self.reserved.get(&counter.budget).and_then(|of| of.keys().find(|start| **start > 0));
+                let is_reserved = first.is_some_and(|first| first <= number);
+                let is_younger = opened(&counter.budget).is_some_and(|opened| paid.sequence > opened);
+                if !is_reserved && is_younger && budgets.named(&counter.budget).is_some() {
+                    let sum = charges.entry(counter.clone()).or_default();
+                    *sum = sum.saturating_add(paid.cost);
+                }
+            }
+        }
+        charges
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+use proptest::prelude::*;
+use tollgate_protocol::NanoUsd;
+use tollgate_protocol::budget::{Counter, Entry, EntryKind};
+use tollgate_protocol::usage::{Kind, UsageEvent};
+
+use super::*;
+use crate::budget::tests::{at, budget, event};
+
+/// Something that an account hears of.
+type Step = Box<dyn Fn(&mut Account, u64)>;
+
+fn budgets() -> Budgets {
+    Budgets([budget("b", "1.00")].into())
+}
+
+fn counter(window: &str) -> Counter {
+    Counter { budget: "b".into(), window: window.into() }
+}
+
+fn entry(kind: EntryKind, attempt: u32) -> Entry {
+    Entry { kind, account: "team._.r1".into(), attempt, tried: Some("try".into()), usage_sequence: None }
+}
+
+fn entry_of(kind: EntryKind, attempt: u32, tried: Option<String>) -> Entry {
+    Entry { tried, ..entry(kind, attempt) }
+}
+
+fn paid(attempt: u32, cost: i64, is_final: bool) -> UsageEvent {
+    UsageEvent { attempt, cost_nano_usd: NanoUsd(cost), is_final, ..event() }
+}
+
+fn differences(account: &Account) -> Vec<(String, u32, i64)> {
+    let lines = account.lines(&budgets(), |_| Some(100)).into_iter();
+    lines
+        .filter(|line| line.difference() != 0)
+        .map(|line| (line.counter.window.clone(), line.attempt, line.difference()))
+        .collect()
+}
+
+#[test]
+fn a_reservation_is_settled_at_what_the_call_cost() {
+    let mut account = Account::default();
+    account.note_entry(&counter("w"), &entry(EntryKind::Reserve, 1), 500, 1, at(1));
+    assert_eq!(differences(&account), [], "it is open");
+    assert_eq!(account.open(1, &budgets()), [(counter("w"), 500)]);
+    account.note_usage(&paid(1, 120, true), 101, &budgets());
+    assert_eq!(differences(&account), [("w".into(), 1, -380)]);
+    assert_eq!(account.open(1, &budgets()), []);
+    account.note_entry(&counter("w"), &entry(EntryKind::Settle, 1), -380, 2, at(2));
+    assert_eq!(differences(&account), []);
+}
+
+#[test]
+fn whatever_comes_late_or_twice_is_put_right() {
+    let mut account = Account::default();
+    account.note_entry(&counter("w"), &entry(EntryKind::Reserve, 1), 500, 1, at(1));
+    let lost = UsageEvent { kind: Kind::Lost, ..paid(1, 400, false) };
+    account.note_usage(&lost, 101, &budgets());
+    account.note_usage(&paid(2, 70, true), 102, &budgets());
+    assert_eq!(differences(&account), [("w".into(), 1, -30)], "the lost one stands in as estimated");
+    account.note_entry(&counter("w"), &entry(EntryKind::Settle, 1), -30, 2, at(2));
+    account.note_usage(&paid(1, 50, false), 103, &budgets());
+    assert_eq!(differences(&account), [("w".into(), 1, -350)], "its result came late");
+    account.note_usage(&lost, 104, &budgets());
+    assert_eq!(differences(&account), [("w".into(), 1, -350)], "a repeat changes nothing");
+    account.note_entry(&counter("w"), &entry(EntryKind::Settle, 1), -350, 3, at(3));
+    account.note_entry(&counter("w"), &entry(EntryKind::Settle, 1), -350, 4, at(3));
+    assert_eq!(differences(&account), [("w".into(), 1, 350)], "settled twice");
+    account.note_entry(&counter("w"), &entry(EntryKind::Settle, 1), 350, 5, at(3));
+    account.note_entry(&counter("w"), &entry(EntryKind::Reserve, 1), 500, 6, at(4));
+    assert_eq!(
+        differences(&account),
+        [("w".into(), 1, -500)],
+        "a copy of an answered request was reserved for"
+    );
+}
+
+#[test]
+fn what_is_undone_leaves_nothing() {
+    let mut account = Account::default();
+    account.note_entry(&counter("w"), &entry(EntryKind::Reserve, 1), 500, 1, at(1));
+    account.note_entry(&counter("w"), &entry(EntryKind::Undo, 1), -500, 2, at(1));
+    assert_eq!(account.open(1, &budgets()), []);
+    account.note_usage(&UsageEvent { kind: Kind::Unpaid, ..paid(0, 0, true) }, 101, &budgets());
+    assert_eq!(differences(&account), []);
+}
+
+#[test]
+fn each_try_is_ended_under_its_own_id() {
+    let mut account = Account::default();
+    for (sequence, tried) in [(1, "orphan"), (2, "other"), (3, "last")] {
+        account.note_entry(
+            &counter("w"),
+            &entry_of(EntryKind::Reserve, 1, Some(tried.into())),
+            500,
+            sequence,
+            at(1),
+        );
+    }
+    account.note_entry(&counter("w"), &entry_of(EntryKind::Undo, 1, Some("other".into())), -500, 4, at(1));
+    let entries = |account: &Account| account.lines(&budgets(), |_| None)[0].entries();
+    assert_eq!(entries(&account), [], "while it is open, nobody knows which of them holds");
+    account.note_usage(&paid(1, 120, true), 101, &budgets());
+    assert_eq!(entries(&account), [(Some("orphan".into()), -500), (Some("last".into()), -380)]);
+    account.note_entry(&counter("w"), &entry_of(EntryKind::Settle, 1, Some("last".into())), -380, 5, at(2));
+    assert_eq!(entries(&account), [(Some("orphan".into()), -500)]);
+    // Its router was alive, and has taken it back itself.
+    account.note_entry(&counter("w"), &entry_of(EntryKind::Undo, 1, Some("orphan".into())), -500, 6, at(2));
+    assert_eq!(entries(&account), []);
+    account.note_usage(
+        &UsageEvent { corrects: Some("x".into()), kind: Kind::Correction, ..paid(1, 7, false) },
+        102,
+        &budgets(),
+    );
+    assert_eq!(entries(&account), [(None, 7)]);
+}
+
+#[test]
+fn the_window_of_the_reservation_is_charged() {
+    let mut account = Account::default();
+    // An orphan of a router that died, then the one that holds.
+    account.note_entry(&counter("w1"), &entry(EntryKind::Reserve, 1), 500, 1, at(1));
+    account.note_entry(&counter("w2"), &entry(EntryKind::Reserve, 1), 500, 2, at(2));
+    account.note_usage(&UsageEvent { requeued: true, ..paid(1, 100, false) }, 101, &budgets());
+    assert_eq!(differences(&account), [("w1".into(), 1, -500), ("w2".into(), 1, -400)], "it went back");
+    account.note_entry(&counter("w3"), &entry(EntryKind::Reserve, 2), 500, 3, at(3));
+    account.note_usage(&paid(2, 60, true), 102, &budgets());
+    assert_eq!(
+        differences(&account),
+        [("w1".into(), 1, -500), ("w2".into(), 1, -400), ("w3".into(), 2, -440)]
+    );
+}
+
+#[test]
+fn a_later_reservation_ends_the_one_before() {
+    let mut account = Account::default();
+    account.note_entry(&counter("w"), &entry(EntryKind::Reserve, 1), 500, 1, at(1));
+    account.note_usage(&paid(1, 100, false), 101, &budgets());
+    assert_eq!(differences(&account), []);
+    account.note_entry(&counter("w"), &entry(EntryKind::Reserve, 2), 500, 2, at(2));
+    assert_eq!(differences(&account), [("w".into(), 1, -400)]);
+}
+
+#[test]
+fn what_nobody_reserved_for_is_charged_once_the_budget_is_open() {
+    let mut account = Account::default();
+    account.note_usage(&paid(1, 100, false), 100, &budgets());
+    assert_eq!(differences(&account), [], "the opening has it");
+    account.note_usage(&paid(2, 70, true), 101, &budgets());
+    let window = budgets().0[0].window(event().time).name;
+    assert_eq!(differences(&account), [(window.clone(), 0, 70)]);
+    assert_eq!(account.lines(&budgets(), |_| None).iter().map(Line::difference).sum::<i64>(), 0);
+    account.note_entry(&counter(&window), &entry(EntryKind::Settle, 0), 70, 9, at(9));
+    assert_eq!(differences(&account), []);
+}
+
+proptest! {
+    /// In whatever order events and entries come, and however often, what is written by the rule makes the counter equal
+    /// to the cost.
+    #[test]
+    fn the_counter_ends_at_the_cost(
+        costs in proptest::collection::vec((0_i64..1_000, any::<bool>()), 1..4),
+        reserved in proptest::collection::vec((1_u32..4, 0_i64..2_000, 0_usize..3), 0..6),
+        order in proptest::collection::vec(any::<proptest::sample::Index>(), 0..40),
+    ) {
+        let last = costs.len() as u32;
+        let mut steps: Vec<Step> = Vec::new();
+        for (index, (cost, was_lost)) in costs.iter().copied().enumerate() {
+            let number = index as u32 + 1;
+            steps.push(Box::new(move |account, at| account.note_usage(&paid(number, cost, number == last), 101 + at, &budgets())));
+            if was_lost {
+                steps.push(Box::new(move |account, at| {
+                    let lost = UsageEvent { kind: Kind::Lost, ..paid(number, 999, false) };
+                    account.note_usage(&lost, 101 + at, &budgets());
+                }));
+            }
+        }
+        let mut account = Account::default();
+        let mut sequence = 1;
+        let mut total = 0_i64;
+        let apply = |account: &mut Account, reserved: &(u32, i64, usize), sequence: u64| {
+            let window = ["w1", "w2", "w3"][reserved.2];
+            let tried = entry_of(EntryKind::Reserve, reserved.0, Some(sequence.to_string()));
+            account.note_entry(&counter(window), &tried, reserved.1, sequence, at(1));
+        };
+        let settle = |account: &mut Account, sequence: &mut u64, total: &mut i64| {
+            for line in account.lines(&budgets(), |_| Some(100)) {
+                for (tried, amount) in line.entries() {
+                    *sequence += 1;
+                    *total += amount;
+                    let entry = entry_of(EntryKind::Settle, line.attempt, tried);
+                    account.note_entry(&line.counter, &entry, amount, *sequence, at(1));
+                }
+            }
+        };
+        for pick in &order {
+            let all = steps.len() + reserved.len();
+            let at = pick.index(all);
+            if let Some(step) = steps.get(at) {
+                step(&mut account, 0);
+            } else {
+                sequence += 1;
+                total += reserved[at - steps.len()].1;
+                apply(&mut account, &reserved[at - steps.len()], sequence);
+            }
+            settle(&mut account, &mut sequence, &mut total);
+        }
+        for step in &steps {
+            step(&mut account, 0);
+        }
+        settle(&mut account, &mut sequence, &mut total);
+        prop_assert_eq!(total, costs.iter().map(|(cost, _)| *cost).sum::<i64>());
+        prop_assert!(account.lines(&budgets(), |_| Some(100)).iter().all(|line| line.difference() == 0));
+    }
+}

@@ -1,0 +1,405 @@
+//! Budgets: which ones a request has to fit into, what it may cost at most, and whether it may go.
+//!
+//! A budget is a scope, a limit and a window. Every budget whose scope matches a request must have room for it. What a
+//! request may cost is added to the counter of the budget's window before it is dispatched; the server returns the new
+//! total, and only if that is within the limit may the request go. So any number of routers share a budget without a
+//! lock, and what is reserved and spent together never passes the limit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Datelike, Days, Months, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Timelike};
+pub use chrono_tz::Tz;
+use tollgate_protocol::budget::{Counter, Spent, TOTAL};
+use tollgate_protocol::job::{Job, Target};
+use tollgate_protocol::usage::UsageEvent;
+use tollgate_protocol::{ErrorCode, Meta, NanoUsd, Price, Problem, Timestamp};
+
+use crate::estimate;
+
+/// How the beginning of a window is written in its counter's subject.
+const WINDOW_FORMAT: &str = "%Y%m%dT%H%M%SZ";
+
+/// Which requests a budget is for: those that have all that is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// The team.
+    pub team: Option<String>,
+    /// The project.
+    pub project: Option<String>,
+    /// The virtual key.
+    pub key: Option<String>,
+    /// The user.
+    pub user: Option<String>,
+    /// A tag and its value.
+    pub tag: Option<(String, String)>,
+    /// The provider that is called.
+    pub provider: Option<String>,
+    /// The model that is called, or `provider/model`.
+    pub model: Option<String>,
+}
+
+impl Scope {
+    /// Whether it is for requests of this team with these labels, whatever is called.
+    fn has(&self, team: &str, meta: &Meta) -> bool {
+        let is = |wanted: &Option<String>, found: Option<&str>| {
+            wanted.as_deref().is_none_or(|wanted| found == Some(wanted))
+        };
+        is(&self.team, Some(team))
+            && is(&self.project, meta.project.as_deref())
+            && is(&self.key, meta.key.as_deref())
+            && is(&self.user, meta.user.as_deref())
+            && self.tag.as_ref().is_none_or(|(name, value)| meta.tags.get(name) == Some(value))
+    }
+
+    /// Whether it is for calls of this model.
+    pub fn has_target(&self, provider: &str, model: &str) -> bool {
+        let is_model = |wanted: &String| match wanted.split_once('/') {
+            Some((of, name)) => of == provider && name == model,
+            None => wanted == model,
+        };
+        self.provider.as_deref().is_none_or(|wanted| wanted == provider)
+            && self.model.as_ref().is_none_or(is_model)
+    }
+}
+
+/// How long a window of a budget is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// From the full minute.
+    Minute,
+    /// From the full hour.
+    Hour,
+    /// From midnight.
+    Day,
+    /// From Monday.
+    Week,
+    /// From the first.
+    Month,
+    /// For ever.
+    Total,
+}
+
+impl Per {
+    /// The text in a configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Minute => "minute",
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::Week => "week",
+            Self::Month => "month",
+            Self::Total => TOTAL,
+        }
+    }
+}
+
+/// What becomes of a request whose budget is spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenSpent {
+    /// It waits: until the window turns, the limit is raised, or its deadline.
+    Hold,
+    /// It is rejected with `budget_exceeded`.
+    Reject,
+    /// It goes to its next target that costs less, if that fits; else it waits.
+    Downgrade,
+}
+
+impl WhenSpent {
+    /// The text in a configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hold => "hold",
+            Self::Reject => "reject",
+            Self::Downgrade => "downgrade",
+        }
+    }
+}
+
+/// What is reserved for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserve {
+    /// What such requests are seen to cost. A call can cost more than that.
+    Estimate,
+    /// What it can cost at most.
+    Strict,
+}
+
+impl Reserve {
+    /// The text in a configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Estimate => "estimate",
+            Self::Strict => "strict",
+        }
+    }
+}
+
+/// A budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Its name: 1 to 64 of `A-Z a-z 0-9 _ -`, no other has it.
+    pub name: String,
+    /// What it is for.
+    pub scope: Scope,
+    /// What may be spent in a window.
+    pub limit: NanoUsd,
+    /// The window.
+    pub per: Per,
+    /// Where the windows of the calendar begin.
+    pub timezone: Tz,
+    /// What follows when it is spent.
+    pub when_spent: WhenSpent,
+    /// What is reserved.
+    pub reserve: Reserve,
+}
+
+/// A window: from its beginning to its end, which is not in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// How it is named in the counter's subject.
+    pub name: String,
+    /// When it began; `None` for one without a beginning.
+    pub start: Option<Timestamp>,
+    /// When it ends; `None` for one without an end.
+    pub end: Option<Timestamp>,
+}
+
+impl Budget {
+    /// The window that `now` is in.
+    pub fn window(&self, now: Timestamp) -> Window {
+        let local = now.with_timezone(&self.timezone).naive_local();
+        let midnight = local.date().and_time(NaiveTime::MIN);
+        let (start, end) = match self.per {
+            Per::Total => return Window { name: TOTAL.into(), start: None, end: None },
+            // Hours and minutes go on through a change of the clock; their windows are those of the time zone's offset.
+            Per::Minute | Per::Hour => {
+                let seconds = if self.per == Per::Minute { 60 } else { 3_600 };
+                let into = i64::from(local.num_seconds_from_midnight()) % seconds;
+                let start = now - TimeDelta::seconds(into) - nanos(now);
+                return window(start, start + TimeDelta::seconds(seconds));
+            }
+            Per::Day => (midnight, midnight + Days::new(1)),
+            Per::Week => {
+                let monday = midnight - Days::new(local.weekday().num_days_from_monday().into());
+                (monday, monday + Days::new(7))
+            }
+            Per::Month => {
+                let first = midnight - Days::new(u64::from(local.day0()));
+                (first, first + Months::new(1))
+            }
+        };
+        window(self.instant(start), self.instant(end))
+    }
+
+    /// The counter of the window that `now` is in.
+    pub fn counter(&self, now: Timestamp) -> Counter {
+        Counter { budget: self.name.clone(), window: self.window(now).name }
+    }
+
+    /// When it is this time in the budget's time zone; where the clock skips it, the first instant after.
+    fn instant(&self, local: NaiveDateTime) -> Timestamp {
+        let hours = (0..4).map(|hour| local + TimeDelta::hours(hour));
+        let found = hours.filter_map(|local| self.timezone.from_local_datetime(&local).earliest()).next();
+        found.map_or_else(|| local.and_utc(), |instant: DateTime<Tz>| instant.to_utc())
+    }
+}
+
+/// When the window of a counter began; `None` for one without a beginning.
+pub fn window_start(name: &str) -> Option<Timestamp> {
+    NaiveDateTime::parse_from_str(name, WINDOW_FORMAT).ok().map(|time| time.and_utc())
+}
+
+fn nanos(now: Timestamp) -> TimeDelta {
+    TimeDelta::nanoseconds(i64::from(now.timestamp_subsec_nanos()))
+}
+
+fn window(start: Timestamp, end: Timestamp) -> Window {
+    Window { name: start.format(WINDOW_FORMAT).to_string(), start: Some(start), end: Some(end) }
+}
+
+/// All budgets. Cheap to clone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Budgets(pub Arc<[Budget]>);
+
+/// What a request needs of one budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Which of [`Budgets`].
+    pub budget: usize,
+    /// How much, in nano-dollars.
+    pub amount: NanoUsd,
+}
+
+/// What a request needs to be dispatched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// The budgets that match, by their index.
+    pub budgets: Vec<usize>,
+    /// The targets that this is for; `None` if no budget concerns any target of the request.
+    pub covers: Option<Vec<usize>>,
+    /// What they cost.
+    prices: Vec<Price>,
+    body_bytes: usize,
+    output_tokens_max: Option<u64>,
+}
+
+impl Needs {
+    /// How much of each budget, at the dearest of the targets. `most` is how many tokens such answers hardly have more
+    /// than; what is seen of answers may change while a request waits.
+    pub fn amounts(&self, budgets: &Budgets, most: Option<u64>) -> Vec<Need> {
+        let (bytes, max) = (self.body_bytes, self.output_tokens_max);
+        let dearest = |reserve: Reserve| {
+            let costs = self.prices.iter().map(|price| match reserve {
+                Reserve::Strict => estimate::bound(bytes, max, price),
+                Reserve::Estimate => estimate::reserved(bytes, max, most, price),
+            });
+            costs.max().unwrap_or(NanoUsd::ZERO)
+        };
+        let need = |index: &usize| {
+            let reserve = budgets.0.get(*index).map_or(Reserve::Strict, |budget| budget.reserve);
+            Need { budget: *index, amount: dearest(reserve) }
+        };
+        self.budgets.iter().map(need).collect()
+    }
+}
+
+impl Budgets {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The budget of this name.
+    pub fn named(&self, name: &str) -> Option<&Budget> {
+        self.0.iter().find(|budget| budget.name == name)
+    }
+
+    /// Those that a call is charged to.
+    pub fn of_event<'a>(&'a self, event: &'a UsageEvent) -> impl Iterator<Item = &'a Budget> {
+        self.0.iter().filter(|budget| {
+            let (provider, model) = (event.provider.as_deref(), event.model.as_deref());
+            budget.scope.has(event.team.as_str(), &event.meta)
+                && budget.scope.has_target(provider.unwrap_or_default(), model.unwrap_or_default())
+        })
+    }
+
+    /// What a request needs to go to its target, and to those of its others that the same budgets are for.
+    pub fn needs(&self, job: &Job, prices: &BTreeMap<Target, Price>) -> Needs {
+        let team = job.identity.team.as_str();
+        let of_request: Vec<usize> = (0..self.0.len())
+            .filter(|index| self.0.get(*index).is_some_and(|budget| budget.scope.has(team, &job.meta)))
+            .collect();
+        let of_target = |target: &Target| -> Vec<usize> {
+            let has = |index: &usize| {
+                self.0
+                    .get(*index)
+                    .is_some_and(|budget| budget.scope.has_target(&target.provider, &target.model))
+            };
+            of_request.iter().copied().filter(has).collect()
+        };
+        let Some(current) = job.current_target() else { return Needs::default() };
+        let all: Vec<Vec<usize>> = job.targets.iter().map(of_target).collect();
+        if all.iter().all(Vec::is_empty) {
+            return Needs::default();
+        }
+        let budgets = of_target(current);
+        let covers: Vec<usize> =
+            all.iter().enumerate().filter(|(_, of)| **of == budgets).map(|(index, _)| index).collect();
+        let covered = covers.iter().filter_map(|index| job.targets.get(*index));
+        Needs {
+            prices: covered.filter_map(|target| prices.get(target)).copied().collect(),
+            budgets,
+            covers: Some(covers),
+            body_bytes: job.body_bytes(),
+            output_tokens_max: job.output_tokens_max,
+        }
+    }
+}
+
+/// Whether a try to reserve holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is reserved.
+    Reserved,
+    /// Take it back, and try with this much: nothing else is open, and this is all that is left.
+    Less(NanoUsd),
+    /// Take it back. What is reserved for others fills the budget: wait until some of it is settled.
+    Wait,
+    /// Take it back. The budget is spent.
+    Spent,
+    /// Take it back. Not even an unspent budget has room for it.
+    TooSmall,
+}
+
+/// Whether a budget is spent so far that no try can hold. Then its counter is left in peace.
+pub fn is_spent(budget: &Budget, amount: NanoUsd, spent: &Spent) -> bool {
+    match budget.reserve {
+        Reserve::Strict => spent.spent_nano_usd.saturating_add(amount.0) > budget.limit.0,
+        Reserve::Estimate => spent.spent_nano_usd >= budget.limit.0,
+    }
+}
+
+/// What follows from a try: `total` is what the counter says with it.
+pub fn judge(budget: &Budget, amount: NanoUsd, total: i64, spent: Option<&Spent>) -> Verdict {
+    if total <= budget.limit.0 {
+        return Verdict::Reserved;
+    }
+    if budget.reserve == Reserve::Strict && amount > budget.limit {
+        return Verdict::TooSmall;
+    }
+    // Until the ledger has told what is spent, nothing is known to be.
+    let Some(spent) = spent else { return Verdict::Wait };
+    match budget.reserve {
+        _ if is_spent(budget, amount, spent) => Verdict::Spent,
+        Reserve::Strict => Verdict::Wait,
+        Reserve::Estimate => {
+            let before = total.saturating_sub(amount.0);
+            let left = budget.limit.0.saturating_sub(before);
+            // What it needs is more than what is left, and nobody will give anything back.
+            if before == spent.spent_nano_usd && left > 0 {
+                Verdict::Less(NanoUsd(left))
+            } else {
+                Verdict::Wait
+            }
+        }
+    }
+}
+
+/// What a request is told whose budget is spent.
+pub fn exceeded(budget: &Budget, spent: i64) -> Problem {
+    let message = format!(
+        "the budget {} is spent: {} of {} per {}",
+        budget.name,
+        NanoUsd(spent),
+        budget.limit,
+        budget.per.as_str()
+    );
+    Problem::new(ErrorCode::BudgetExceeded, message)
+}
+
+/// What a request is told that no window of its budget has room for.
+pub fn too_small(budget: &Budget, amount: NanoUsd) -> Problem {
+    let message = format!(
+        "the request can cost up to {amount}, and the budget {} is {} per {}; set max_tokens lower, or the budget higher",
+        budget.name,
+        budget.limit,
+        budget.per.as_str()
+    );
+    Problem::new(ErrorCode::BudgetTooSmall, message)
+}
+
+/// The next of a request's targets that costs less than its current one; `None` if there is none.
+pub fn cheaper(job: &Job, prices: &BTreeMap<Target, Price>) -> Option<usize> {
+    let cost = |index: usize| {
+        let price = prices.get(job.targets.get(index)?)?;
+        Some(estimate::bound(job.body_bytes(), job.output_tokens_max, price))
+    };
+    let current = cost(job.target)?;
+    job.candidates()
+        .filter(|index| *index > job.target)
+        .find(|index| cost(*index).is_some_and(|cost| cost < current))
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

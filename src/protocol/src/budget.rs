@@ -1,0 +1,123 @@
+//! What stands in the counters of budgets.
+//!
+//! Each window of each budget is one counter: `llm.budget.<budget>.<window>`, a log of signed entries in nano-dollars
+//! whose total the server keeps and returns with every entry. The amount is the header `Nats-Incr`; what it is for is
+//! [`Entry`], in one header beside it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Sequence;
+
+/// The window of a budget that has no end.
+pub const TOTAL: &str = "total";
+
+/// A counter: a budget's name and its window.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Counter {
+    /// The budget's name: 1 to 64 of `A-Z a-z 0-9 _ -`.
+    pub budget: String,
+    /// When the window began, as `20261128T210000Z`; or `total`.
+    pub window: String,
+}
+
+impl std::fmt::Display for Counter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.budget, self.window)
+    }
+}
+
+/// Why an amount was added to a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EntryKind {
+    /// What the calls of a request may cost, before they are made. It counts only if the total with it is within the limit.
+    Reserve,
+    /// Takes a reservation back.
+    Undo,
+    /// Makes the entries of a request equal to what it cost.
+    Settle,
+    /// What was spent before the budget was there.
+    Open,
+}
+
+/// An entry of a counter, beside its amount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Why.
+    pub kind: EntryKind,
+    /// Whose it is: `<team>.<group>.<id>`. Empty for an opening.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub account: String,
+    /// The first attempt that is meant.
+    #[serde(default)]
+    pub attempt: u32,
+    /// Which try to reserve it is, takes back or settles. Whoever takes a try back does so under the same id, so that it is
+    /// taken back once.
+    #[serde(default, rename = "try", skip_serializing_if = "Option::is_none")]
+    pub tried: Option<String>,
+    /// For an opening: the last usage event that is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_sequence: Option<Sequence>,
+}
+
+/// JetStream's id of the entry that takes a try back or settles it.
+pub fn end_id(tried: &str) -> String {
+    format!("end/{tried}")
+}
+
+/// What is spent of a window, as the ledger tells it. All amounts in nano-dollars.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// Calls that are over, at what they cost.
+    pub spent_nano_usd: i64,
+    /// Everything in the counter: what is spent, and what is reserved.
+    pub total_nano_usd: i64,
+    /// The counter's last entry that is in these.
+    pub sequence: Sequence,
+}
+
+/// A question to the ledger: what is reserved for a request already?
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenQuestion {
+    /// The request's account.
+    pub account: String,
+    /// The attempt that is to be made.
+    pub attempt: u32,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenAnswer {
+    /// How far the ledger has read the counters.
+    pub sequence: Sequence,
+    /// What is reserved, by counter, in nano-dollars.
+    pub open: Vec<(Counter, i64)>,
+}
+
+/// The ledger's answer to `budget.list`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetList {
+    /// In the order of the configuration.
+    pub budgets: Vec<BudgetState>,
+}
+
+/// A budget in its window of now. All amounts in nano-dollars.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetState {
+    /// Its name.
+    pub name: String,
+    /// When its window began, or `total`.
+    pub window: String,
+    /// What may be spent in a window.
+    pub limit_nano_usd: i64,
+    /// What is spent in this one.
+    pub spent_nano_usd: i64,
+    /// What is reserved beside that, or to be settled.
+    pub reserved_nano_usd: i64,
+    /// What follows when it is spent.
+    pub when_spent: String,
+    /// What is reserved before a call.
+    pub reserve: String,
+    /// Whether its counter has an opening; before that, requests wait.
+    pub is_open: bool,
+}

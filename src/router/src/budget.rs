@@ -1,0 +1,327 @@
+//! Reserving in budgets: the last thing before a request is dispatched.
+//!
+//! What is reserved stays in the counter until the ledger settles it. A try that does not hold is taken back by whoever
+//! made it; one whose router died is found by the ledger, which is asked for it before a request waits.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_nats::jetstream::kv::Operation;
+use futures_util::StreamExt;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tollgate_bus::Bus;
+use tollgate_bus::bucket::SPENT;
+use tollgate_bus::retry::Patience;
+use tollgate_policy::budget::{Budget, Reserve, Verdict, is_spent, judge};
+use tollgate_protocol::budget::{Counter, Entry, EntryKind, OpenAnswer, OpenQuestion, Spent, end_id};
+use tollgate_protocol::{Identity, NanoUsd, Sequence, Timestamp};
+
+use crate::Context;
+use crate::intake::Item;
+
+/// How long one entry is tried before the request waits.
+const PATIENCE: Patience = Patience(Duration::from_secs(5));
+/// How soon a full budget is tried again without a word of the ledger.
+const RETRY: Duration = Duration::from_millis(200);
+/// How soon a spent one is, at the latest: its limit may be another by then.
+const RETRY_SPENT: Duration = Duration::from_secs(5);
+/// How long the ledger may take to have read what this router wrote, and to say so.
+const LEDGER_WAIT: Duration = Duration::from_secs(1);
+const LEDGER_LOOK: Duration = Duration::from_millis(50);
+/// How soon a watch that broke is begun again.
+const WATCH_AGAIN: Duration = Duration::from_millis(500);
+/// Budgets that say something else now and were not heard of yet.
+const NEWS_MAX: usize = 1_024;
+
+/// A reservation that holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    counter: Counter,
+    amount: i64,
+    /// Its id; none if another router wrote it.
+    tried: Option<String>,
+}
+
+/// What a try to reserve came to.
+#[derive(Debug)]
+pub(crate) enum Reserving {
+    /// It is reserved.
+    Done,
+    /// This budget has no room now; it is tried again then.
+    Wait(usize, Instant),
+    /// This budget is spent; so much of it.
+    Spent(usize, i64),
+    /// This budget never has room for so much.
+    TooSmall(usize, NanoUsd),
+}
+
+/// What is spent, as the ledger tells it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Spending {
+    known: Arc<RwLock<Known>>,
+    news: broadcast::Sender<String>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    spent: HashMap<Counter, Spent>,
+    /// Budgets of which anything was told: the ledger has opened them.
+    opened: HashSet<String>,
+}
+
+impl Default for Spending {
+    fn default() -> Self {
+        Self { known: Arc::default(), news: broadcast::Sender::new(NEWS_MAX) }
+    }
+}
+
+impl Spending {
+    /// Follows what the ledger tells until `stop`.
+    pub(crate) async fn run(&self, bus: &Bus, stop: CancellationToken) {
+        loop {
+            let watched = tokio::select! {
+                () = stop.cancelled() => return,
+                watched = self.watch(bus) => watched,
+            };
+            if let Err(error) = watched {
+                tracing::debug!(error, "what is spent cannot be followed, trying again");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(WATCH_AGAIN) => {}
+            }
+        }
+    }
+
+    async fn watch(&self, bus: &Bus) -> Result<(), String> {
+        let disconnections = bus.connection().health().disconnections;
+        let store = bus.bucket(SPENT).await?;
+        let mut entries = store.watch_with_history(">").await.map_err(|error| error.to_string())?;
+        loop {
+            let entry = tokio::select! {
+                entry = entries.next() => entry,
+                // A server that was restarted may have forgotten that somebody watches.
+                () = bus.connection().reconnected_since(disconnections) => return Ok(()),
+            };
+            let Some(entry) = entry else { return Ok(()) };
+            let entry = entry.map_err(|error| error.to_string())?;
+            if entry.operation != Operation::Put {
+                continue;
+            }
+            let Some((budget, window)) = entry.key.split_once('.') else { continue };
+            let Ok(spent) = serde_json::from_slice::<Spent>(&entry.value) else { continue };
+            let counter = Counter { budget: budget.to_owned(), window: window.to_owned() };
+            self.note(counter, spent);
+        }
+    }
+
+    fn note(&self, counter: Counter, spent: Spent) {
+        let budget = counter.budget.clone();
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.opened.insert(budget.clone());
+        known.spent.insert(counter, spent);
+        drop(known);
+        // Nobody listens while nothing waits.
+        let _ = self.news.send(budget);
+    }
+
+    /// Names of budgets that say something else now.
+    pub(crate) fn news(&self) -> broadcast::Receiver<String> {
+        self.news.subscribe()
+    }
+
+    fn spent(&self, counter: &Counter) -> Option<Spent> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).spent.get(counter).cloned()
+    }
+
+    fn is_open(&self, budget: &str) -> bool {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).opened.contains(budget)
+    }
+}
+
+impl Context {
+    /// Reserves what a request needs, in every budget or in none.
+    pub(crate) async fn reserve(&self, item: &mut Item) -> Reserving {
+        if item.reserved.is_some() || item.amounts.is_empty() {
+            return Reserving::Done;
+        }
+        let now = tollgate_bus::now();
+        let mut held = Vec::new();
+        for need in item.amounts.clone() {
+            let Some(budget) = self.settings.budgets.0.get(need.budget) else { continue };
+            let refused = match self.reserve_in(budget, need.amount, item, now).await {
+                Ok(reserved) => {
+                    held.push(reserved);
+                    continue;
+                }
+                Err(Verdict::Spent) => {
+                    let counter = budget.counter(now);
+                    let spent = self.spending.spent(&counter).map_or(0, |spent| spent.spent_nano_usd);
+                    Reserving::Spent(need.budget, spent)
+                }
+                Err(Verdict::TooSmall) => Reserving::TooSmall(need.budget, need.amount),
+                Err(_) => Reserving::Wait(need.budget, Instant::now() + RETRY),
+            };
+            self.take_back(&item.identity, item.attempt, held).await;
+            return refused;
+        }
+        tollgate_bus::point("router.reserved");
+        item.reserved = Some(held);
+        Reserving::Done
+    }
+
+    async fn reserve_in(
+        &self,
+        budget: &Budget,
+        amount: NanoUsd,
+        item: &Item,
+        now: Timestamp,
+    ) -> Result<Held, Verdict> {
+        // What was spent before the ledger knew the budget is not in its counter yet.
+        if !self.spending.is_open(&budget.name) {
+            return Err(Verdict::Wait);
+        }
+        let counter = budget.counter(now);
+        if budget.reserve == Reserve::Strict && amount > budget.limit {
+            return Err(Verdict::TooSmall);
+        }
+        if self.spending.spent(&counter).is_some_and(|spent| is_spent(budget, amount, &spent)) {
+            return Err(Verdict::Spent);
+        }
+        let (verdict, taken_back) = match self.try_to_add(budget, &counter, amount, item).await? {
+            Tried::Holds(held) => return Ok(held),
+            Tried::TakenBack(Verdict::Less(left), _) => {
+                return match self.try_to_add(budget, &counter, left, item).await? {
+                    Tried::Holds(held) => Ok(held),
+                    Tried::TakenBack(..) => Err(Verdict::Wait),
+                };
+            }
+            Tried::TakenBack(verdict @ (Verdict::TooSmall | Verdict::Spent), _) => return Err(verdict),
+            Tried::TakenBack(verdict, taken_back) => (verdict, taken_back),
+        };
+        // A router that died may have reserved for it: that is as good as one's own. Nothing that comes with a message says
+        // whether one had it: a server that was killed delivers it as if for the first time.
+        let open = self.open(&item.identity, item.attempt, &counter, taken_back).await.unwrap_or(0);
+        let missing = NanoUsd(amount.0.saturating_sub(open));
+        if open <= 0 {
+            return Err(verdict);
+        }
+        if missing.0 <= 0 {
+            return Ok(Held { counter, amount: 0, tried: None });
+        }
+        match self.try_to_add(budget, &counter, missing, item).await? {
+            Tried::Holds(held) => Ok(held),
+            Tried::TakenBack(..) => Err(verdict),
+        }
+    }
+
+    /// Adds, and takes back what does not hold.
+    async fn try_to_add(
+        &self,
+        budget: &Budget,
+        counter: &Counter,
+        amount: NanoUsd,
+        item: &Item,
+    ) -> Result<Tried, Verdict> {
+        let id = uuid::Uuid::now_v7().to_string();
+        let entry = entry(EntryKind::Reserve, &item.identity, item.attempt, &id);
+        let (sequence, total) = match self.bus.add(counter, &entry, amount.0, &id, PATIENCE).await {
+            Ok(added) => added,
+            Err(error) => {
+                tracing::warn!(%error, %counter, "a budget's counter does not answer, trying again");
+                return Err(Verdict::Wait);
+            }
+        };
+        tollgate_bus::point("router.reserve.stored");
+        let verdict = judge(budget, amount, total, self.spending.spent(counter).as_ref());
+        let held = Held { counter: counter.clone(), amount: amount.0, tried: Some(id) };
+        if verdict == Verdict::Reserved {
+            return Ok(Tried::Holds(held));
+        }
+        let taken_back = self.take_back(&item.identity, item.attempt, vec![held]).await;
+        Ok(Tried::TakenBack(verdict, taken_back.unwrap_or(sequence)))
+    }
+
+    /// Takes reservations back. What cannot be is an orphan, as if this router had died. Returns the last entry.
+    pub(crate) async fn take_back(
+        &self,
+        identity: &Identity,
+        attempt: u32,
+        held: Vec<Held>,
+    ) -> Option<Sequence> {
+        let mut last = None;
+        for Held { counter, amount, tried } in held {
+            let Some(tried) = tried else { continue };
+            let entry = entry(EntryKind::Undo, identity, attempt, &tried);
+            // The ledger may find it to be over, too.
+            match self.bus.add(&counter, &entry, -amount, &end_id(&tried), PATIENCE).await {
+                Ok((sequence, _)) => last = Some(sequence),
+                Err(error) => {
+                    tracing::warn!(%error, %counter, request = %identity, "a reservation was not taken back");
+                    return None;
+                }
+            }
+        }
+        last
+    }
+
+    /// Hands back what was not dispatched, without what is reserved for it.
+    pub(crate) async fn let_go(&self, mut item: Item) {
+        if let Some(held) = item.reserved.take() {
+            self.take_back(&item.identity, item.attempt, held).await;
+        }
+        item.message.hand_back(Duration::ZERO).await;
+    }
+
+    /// What the ledger knows to be reserved for an attempt, once it has read up to an entry.
+    async fn open(
+        &self,
+        identity: &Identity,
+        attempt: u32,
+        counter: &Counter,
+        after: Sequence,
+    ) -> Option<i64> {
+        let subject = self.bus.subjects().control("budget", "open");
+        let question = OpenQuestion { account: identity.to_string(), attempt };
+        let payload = bytes::Bytes::from(serde_json::to_vec(&question).ok()?);
+        let until = Instant::now() + LEDGER_WAIT;
+        while Instant::now() < until {
+            let asked = self.bus.client().request(subject.clone(), payload.clone());
+            let answer = tokio::time::timeout(LEDGER_WAIT, asked).await.ok()?.ok()?;
+            let answer: OpenAnswer = serde_json::from_slice(&answer.payload).ok()?;
+            if answer.sequence >= after {
+                return answer.open.iter().find(|(of, _)| of == counter).map(|(_, open)| *open);
+            }
+            tokio::time::sleep(LEDGER_LOOK).await;
+        }
+        None
+    }
+
+    /// When a spent budget is looked at again.
+    pub(crate) fn after_spent(&self, budget: usize) -> Instant {
+        let now = tollgate_bus::now();
+        let end = self.settings.budgets.0.get(budget).and_then(|budget| budget.window(now).end);
+        let left = end.and_then(|end| (end - now).to_std().ok()).unwrap_or(RETRY_SPENT);
+        Instant::now() + left.min(RETRY_SPENT)
+    }
+}
+
+/// A try that was made.
+enum Tried {
+    Holds(Held),
+    /// Why, and the last entry that was written.
+    TakenBack(Verdict, Sequence),
+}
+
+fn entry(kind: EntryKind, identity: &Identity, attempt: u32, tried: &str) -> Entry {
+    Entry {
+        kind,
+        account: identity.to_string(),
+        attempt,
+        tried: Some(tried.to_owned()),
+        usage_sequence: None,
+    }
+}

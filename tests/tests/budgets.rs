@@ -1,0 +1,5 @@
+//! Promise 4: what is reserved and spent together never passes a budget's limit, and what is spent is what was paid.
+
+mod counter;
+mod hard;
+mod kinds;

@@ -1,0 +1,167 @@
+//! Many routers, one budget: it is spent to the last request that fits, and not beyond, whoever is killed on the way.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tollgate_tests::config::Config;
+use tollgate_tests::money::Price;
+use tollgate_tests::provider::{Behaviour, Provider};
+use tollgate_tests::request::{Identity, Request};
+use tollgate_tests::roles::{Broker, Role};
+use tollgate_tests::wait::eventually;
+
+use super::counter::{entries, most_held, settled};
+use crate::stage::{PATIENCE, Stage, scale};
+
+pub(crate) const TEAM: &str = "research";
+/// Only output is paid for, so that what a call can cost at most is known to the nano-dollar.
+pub(crate) const PRICE: Price = Price { input: 0, cached_input: 0, output: 50_000_000_000 };
+/// Of one token of output.
+pub(crate) const TOKEN: i64 = 50_000;
+/// What the provider answers has two words.
+const WORDS: u64 = 2;
+
+const ROUTERS: [Role; 5] = [Role::Worker, Role::Router, Role::Router, Role::Router, Role::Router];
+
+pub(crate) fn config(provider: &Provider, max_in_flight: u32, budget: &str) -> Config {
+    Config::new()
+        .provider("sim", &provider.base_url(), max_in_flight, &[("m-1", PRICE)])
+        .model("small", &["sim/m-1"])
+        .team(TEAM)
+        // Nobody is to be taken for lost because the machine is slow: that would be charged.
+        .timing(Duration::from_secs(2), Duration::from_secs(60))
+        .raw(&format!("[[budgets]]\nscope = {{ team = \"{TEAM}\" }}\n{budget}\n"))
+}
+
+pub(crate) fn strict(limit: i64, when_spent: &str) -> String {
+    let limit = usd(limit);
+    format!("limit_usd = \"{limit}\"\nper = \"total\"\nwhen_spent = \"{when_spent}\"\nreserve = \"strict\"")
+}
+
+/// A request whose answer has two tokens, and may have `max_tokens`.
+pub(crate) fn request(id: &str, max_tokens: u64) -> Request {
+    let identity = Identity::new(TEAM, "budgets", id);
+    let messages = json!([{"role": "user", "content": id}]);
+    Request::with_body(&identity, json!({"model": "small", "max_tokens": max_tokens, "messages": messages}))
+}
+
+/// How many responses succeeded, and how many were rejected because the budget was spent.
+fn ends(responses: &[Value]) -> (usize, usize) {
+    let succeeded = responses.iter().filter(|response| response["status"] == "succeeded").count();
+    let exceeded = responses.iter().filter(|response| response["error"]["code"] == "budget_exceeded").count();
+    (succeeded, exceeded)
+}
+
+async fn responses(stage: &Stage, requests: &[Request]) -> Vec<Value> {
+    let mut responses = Vec::new();
+    for request in requests {
+        responses.push(stage.client.await_response(&request.identity, PATIENCE).await.value());
+    }
+    responses
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_routers_spend_a_strict_budget_to_its_end_and_not_beyond() {
+    let fit = scale(250, 2_000);
+    let limit = TOKEN * WORDS as i64 * fit as i64;
+    let mut stage = Stage::with(&ROUTERS, |provider| config(provider, 64, &strict(limit, "reject"))).await;
+    stage.start(Role::Ledger).await;
+    let live = stage.client.watch(TEAM).await;
+    let requests: Vec<_> = (0..2 * fit).map(|n| request(&format!("r{n}"), WORDS)).collect();
+    stage.client.publish_all(&requests).await;
+    live.await_answered(requests.len(), PATIENCE).await;
+    assert_eq!(ends(&responses(&stage, &requests).await), (fit, fit));
+    assert_eq!(stage.provider.total(), fit);
+    assert_eq!(settled(&stage.client, TEAM).await, limit, "to the last request that fits");
+    assert_eq!(most_held(&entries(&stage.client).await, limit), limit);
+    stage.idle().await;
+    stage.stop().await;
+}
+
+/// The bound of a call is more than it costs, and everybody but the workers is killed again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_routers_ledgers_and_servers_leave_the_budget_as_hard_as_it_was() {
+    let (fit, bound) = (scale(200, 600), TOKEN * 5);
+    let limit = TOKEN * WORDS as i64 * fit as i64;
+    let mut stage = Stage::with(&ROUTERS, |provider| config(provider, 32, &strict(limit, "reject"))).await;
+    let ledger = stage.start(Role::Ledger).await;
+    stage.provider.always(Behaviour::Delay(Duration::from_millis(20)));
+    let requests: Vec<_> = (0..2 * fit).map(|n| request(&format!("r{n}"), 5)).collect();
+    stage.client.publish_all(&requests).await;
+    for round in 1..=4 {
+        let calls = fit * round / 6;
+        eventually(PATIENCE, "calls to be made", async || {
+            let total = stage.provider.total();
+            if total >= calls { Ok(()) } else { Err((total, calls)) }
+        })
+        .await;
+        for router in [1, 2] {
+            stage.running[router].kill9();
+        }
+        stage.running[ledger].kill9();
+        if round == 2 {
+            stage.nats.kill9();
+            stage.nats.restart().await;
+        }
+        for index in [1, 2, ledger] {
+            stage.running[index].restart().await;
+        }
+    }
+    let (succeeded, exceeded) = ends(&responses(&stage, &requests).await);
+    assert_eq!(succeeded + exceeded, requests.len());
+    let spent = settled(&stage.client, TEAM).await;
+    assert!(spent <= limit && spent > limit - bound, "{spent} of {limit} is spent");
+    most_held(&entries(&stage.client).await, limit);
+    stage.idle().await;
+}
+
+/// A ledger stands still for longer than its lease, with calls to be settled, another one takes over, and the first goes
+/// on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_stood_still_settles_nothing_twice() {
+    let (fit, bound) = (200, TOKEN * 5);
+    let limit = TOKEN * WORDS as i64 * fit;
+    let config = |provider: &Provider| config(provider, 32, &strict(limit, "hold"));
+    let mut stage = Stage::with(&ROUTERS, config).await;
+    let ledger = stage.start(Role::Ledger).await;
+    let other = Broker::new(&config(&stage.provider), &stage.nats.url());
+    let other = other.run(Role::Ledger).await;
+    stage.provider.always(Behaviour::Delay(Duration::from_millis(20)));
+    let requests: Vec<_> = (0..2 * fit).map(|n| request(&format!("r{n}"), 5)).collect();
+    stage.client.publish_all(&requests).await;
+    for half in 1..=2 {
+        let settles = usize::try_from(fit / 4 * half).unwrap();
+        eventually(PATIENCE, "settlements", async || {
+            let entries = entries(&stage.client).await;
+            let count = entries.iter().filter(|entry| entry.kind == "settle").count();
+            if count >= settles { Ok(()) } else { Err(count) }
+        })
+        .await;
+        let (stopped, goes_on) =
+            if half == 1 { (&stage.running[ledger], &other) } else { (&other, &stage.running[ledger]) };
+        stopped.stop();
+        let before = entries(&stage.client).await.iter().filter(|entry| entry.kind == "settle").count();
+        eventually(PATIENCE, "the other ledger to settle", async || {
+            assert!(goes_on.is_alive());
+            let entries = entries(&stage.client).await;
+            let count = entries.iter().filter(|entry| entry.kind == "settle").count();
+            // A few may have been on their way.
+            if count > before + 10 { Ok(()) } else { Err((before, count)) }
+        })
+        .await;
+        stopped.cont();
+    }
+    // Nothing more fits when what is left is less than one call can cost; the rest waits.
+    let spent = eventually(PATIENCE, "a budget that is spent", async || {
+        let spent = settled(&stage.client, TEAM).await;
+        if spent > limit - bound { Ok(spent) } else { Err(spent) }
+    })
+    .await;
+    assert!(spent <= limit, "{spent} of {limit} is spent");
+    most_held(&entries(&stage.client).await, limit);
+    drop(other);
+}
+
+pub(crate) fn usd(nanos: i64) -> String {
+    tollgate_tests::money::usd(u64::try_from(nanos).unwrap())
+}
