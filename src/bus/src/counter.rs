@@ -4,6 +4,7 @@
 //! entries have ids, and that the ledger compares them with what was paid.
 
 use async_nats::jetstream::Message;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use tollgate_protocol::budget::{Counter, Entry};
 use tollgate_protocol::header::{self, Headers};
 use tollgate_protocol::{Sequence, Timestamp};
@@ -68,11 +69,10 @@ impl Bus {
         let name = self.subjects().stream(STREAM);
         let stream = self.jetstream().get_stream_no_info(&name).await.map_err(|error| error.to_string())?;
         let subject = self.subjects().budget(counter);
-        match stream.direct_get_last_for_subject(subject).await {
+        // From the leader: a copy that lags behind would say less than is there.
+        match stream.get_last_raw_message_by_subject(&subject).await {
             Ok(message) => Ok(total_of(&message.payload)),
-            Err(error) if error.kind() == async_nats::jetstream::stream::DirectGetErrorKind::NotFound => {
-                Ok(None)
-            }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(error.to_string()),
         }
     }

@@ -200,7 +200,9 @@ impl Context {
                 };
             }
             Tried::TakenBack(verdict @ (Verdict::TooSmall | Verdict::Spent), _) => return Err(verdict),
-            Tried::TakenBack(verdict, taken_back) => (verdict, taken_back),
+            // What was not taken back is not to be mistaken for what another router reserved.
+            Tried::TakenBack(verdict, None) => return Err(verdict),
+            Tried::TakenBack(verdict, Some(taken_back)) => (verdict, taken_back),
         };
         // A router that died may have reserved for it: that is as good as one's own. Nothing that comes with a message says
         // whether one had it: a server that was killed delivers it as if for the first time.
@@ -210,7 +212,10 @@ impl Context {
             return Err(verdict);
         }
         if missing.0 <= 0 {
-            return Ok(Held { counter, amount: 0, tried: None });
+            // That router may have died before it took back what the limit refused: it holds only if the total does.
+            let total = self.bus.total(&counter).await.ok().flatten();
+            let holds = total.is_some_and(|total| total <= budget.limit.0);
+            return if holds { Ok(Held { counter, amount: 0, tried: None }) } else { Err(verdict) };
         }
         match self.try_to_add(budget, &counter, missing, item).await? {
             Tried::Holds(held) => Ok(held),
@@ -228,7 +233,7 @@ impl Context {
     ) -> Result<Tried, Verdict> {
         let id = uuid::Uuid::now_v7().to_string();
         let entry = entry(EntryKind::Reserve, &item.identity, item.attempt, &id);
-        let (sequence, total) = match self.bus.add(counter, &entry, amount.0, &id, PATIENCE).await {
+        let (_, total) = match self.bus.add(counter, &entry, amount.0, &id, PATIENCE).await {
             Ok(added) => added,
             Err(error) => {
                 tracing::warn!(%error, %counter, "a budget's counter does not answer, trying again");
@@ -241,8 +246,7 @@ impl Context {
         if verdict == Verdict::Reserved {
             return Ok(Tried::Holds(held));
         }
-        let taken_back = self.take_back(&item.identity, item.attempt, vec![held]).await;
-        Ok(Tried::TakenBack(verdict, taken_back.unwrap_or(sequence)))
+        Ok(Tried::TakenBack(verdict, self.take_back(&item.identity, item.attempt, vec![held]).await))
     }
 
     /// Takes reservations back. What cannot be is an orphan, as if this router had died. Returns the last entry.
@@ -252,7 +256,7 @@ impl Context {
         attempt: u32,
         held: Vec<Held>,
     ) -> Option<Sequence> {
-        let mut last = None;
+        let (mut last, mut is_whole) = (None, true);
         for Held { counter, amount, tried } in held {
             let Some(tried) = tried else { continue };
             let entry = entry(EntryKind::Undo, identity, attempt, &tried);
@@ -261,11 +265,11 @@ impl Context {
                 Ok((sequence, _)) => last = Some(sequence),
                 Err(error) => {
                     tracing::warn!(%error, %counter, request = %identity, "a reservation was not taken back");
-                    return None;
+                    is_whole = false;
                 }
             }
         }
-        last
+        last.filter(|_| is_whole)
     }
 
     /// Hands back what was not dispatched, without what is reserved for it.
@@ -312,8 +316,8 @@ impl Context {
 /// A try that was made.
 enum Tried {
     Holds(Held),
-    /// Why, and the last entry that was written.
-    TakenBack(Verdict, Sequence),
+    /// Why, and the entry that takes it back, if that is known to be stored.
+    TakenBack(Verdict, Option<Sequence>),
 }
 
 fn entry(kind: EntryKind, identity: &Identity, attempt: u32, tried: &str) -> Entry {

@@ -34,7 +34,7 @@ const TELL_EVERY: Duration = Duration::from_millis(50);
 const FORGET_EVERY: Duration = Duration::from_secs(3_600);
 const AGAIN: Duration = Duration::from_millis(500);
 const ACTIVE_EVERY: Duration = Duration::from_millis(250);
-/// The CloudEvents-independent name under which differences are written.
+/// How long one difference is tried before its account is looked at again.
 const PATIENCE: Patience = Patience(Duration::from_secs(5));
 
 /// The book, shared with who asks it.
@@ -77,7 +77,7 @@ struct Pass {
     usage_read: bool,
     /// Whether this process wrote when it last looked.
     was_active: bool,
-    /// Due, and not written because another process writes.
+    /// Counters of which it is to be told what is spent.
     changed: BTreeSet<Counter>,
 }
 
