@@ -3,3 +3,4 @@
 mod counter;
 mod hard;
 mod kinds;
+mod limits;

@@ -16,7 +16,7 @@ use crate::{Bus, HeaderView, headers};
 /// The stream's name, without its prefix.
 pub const STREAM: &str = "BUDGET";
 /// Header: what is added, a signed whole number.
-const INCREMENT: &str = "Nats-Incr";
+pub(crate) const INCREMENT: &str = "Nats-Incr";
 
 /// An entry as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,13 +48,8 @@ impl Bus {
         id: &str,
         patience: Patience,
     ) -> Result<(Sequence, i64), PublishError> {
-        let subject = self.subjects().budget(counter);
-        let text = header::ascii_json(entry)
-            .map_err(|error| PublishError::Refused { code: 0, description: error.to_string() })?;
-        let map =
-            headers::headers([(INCREMENT, amount.to_string().as_str()), (header::ENTRY, text.as_str())]);
         let Published { sequence, total, .. } =
-            self.publish(&subject, map, Some(id), bytes::Bytes::new(), patience).await?;
+            self.publish_entry(counter, entry, amount, id, patience).await?;
         match total {
             Some(total) => Ok((sequence, total)),
             None => match self.total(counter).await {
@@ -62,6 +57,35 @@ impl Bus {
                 Err(description) => Err(PublishError::Refused { code: 0, description }),
             },
         }
+    }
+
+    /// The same for what only the first may add under an id: the new total, or `None` if it was added before.
+    ///
+    /// A repeat of one's own, after an acknowledgement that was lost, looks like somebody else's: that is told as `None`, too.
+    pub async fn add_once(
+        &self,
+        counter: &Counter,
+        entry: &Entry,
+        amount: i64,
+        id: &str,
+        patience: Patience,
+    ) -> Result<Option<i64>, PublishError> {
+        Ok(self.publish_entry(counter, entry, amount, id, patience).await?.total)
+    }
+
+    async fn publish_entry(
+        &self,
+        counter: &Counter,
+        entry: &Entry,
+        amount: i64,
+        id: &str,
+        patience: Patience,
+    ) -> Result<Published, PublishError> {
+        let text = header::ascii_json(entry)
+            .map_err(|error| PublishError::Refused { code: 0, description: error.to_string() })?;
+        let map =
+            headers::headers([(INCREMENT, amount.to_string().as_str()), (header::ENTRY, text.as_str())]);
+        self.publish(&self.subjects().budget(counter), map, Some(id), bytes::Bytes::new(), patience).await
     }
 
     /// What a counter says now; `None` if nothing was ever added.

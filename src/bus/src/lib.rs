@@ -14,6 +14,7 @@ pub mod headers;
 pub mod heartbeat;
 pub mod lane;
 pub mod owner;
+pub mod pace;
 mod point;
 pub mod presence;
 pub mod publish;

@@ -15,7 +15,7 @@ use tollgate_protocol::Priority;
 use tollgate_protocol::subject::{LANES, Subjects};
 
 use crate::pull::PullFrom;
-use crate::{Bus, counter, event, record};
+use crate::{Bus, counter, event, pace, record};
 
 mod compare;
 
@@ -167,6 +167,15 @@ pub fn streams(subjects: &Subjects, plan: &Plan, first_sequence: u64) -> Vec<Con
             duplicate_window: Duration::from_secs(120),
             republish: republish("budget"),
             ..base(counter::STREAM, vec![under("budget.*.*")])
+        },
+        Config {
+            // Nobody asks for a number of a cell that is over. Only the total matters: an id that a restart forgets wastes
+            // one number.
+            allow_message_counter: true,
+            max_messages_per_subject: 1,
+            max_age: Duration::from_secs(600),
+            duplicate_window: Duration::from_secs(120),
+            ..base(pace::STREAM, vec![under("pace.*.*")])
         },
         Config { max_age: DAY * 7, ..base(event::EVENT, vec![under("event.>")]) },
         Config {

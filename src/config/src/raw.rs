@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use tollgate_policy::budget::{Per, Reserve, Tz, WhenSpent};
 use tollgate_policy::catalog::{ModelPattern, TARGETS_MAX};
 use tollgate_protocol::Priority;
-use tollgate_protocol::request::TTL_MS_MAX;
+use tollgate_protocol::request::{OnLimit, TTL_MS_MAX};
 use tollgate_protocol::subject::Subjects;
 
-use crate::read::{List, Map, Node, Optional, Read, Required, Unserved, section};
+use crate::read::{List, Map, Node, Optional, Read, Required, section};
 use crate::report::{Findings, Place};
 use crate::scalar::{
     BaseUrl, BudgetName, Fraction, Label, SecretText, TagText, TargetName, Usd, UsdPerMtok, Whole,
@@ -44,12 +44,12 @@ section! {
         scheduling: Optional<Scheduling>,
         /// What may be spent.
         budgets: Optional<List<Budget, 0, BUDGETS_MAX>>,
-        /// Not served by this version.
-        limits: Unserved,
+        /// How much may begin in a minute, and be under way.
+        limits: Optional<List<Limit, 0, BUDGETS_MAX>>,
     }
 }
 
-/// Every request of a router is compared with each budget.
+/// Every request of a router is compared with each budget and each limit.
 const BUDGETS_MAX: usize = 1_000;
 
 section! {
@@ -73,7 +73,25 @@ section! {
 }
 
 section! {
-    /// `scope` of a budget.
+    /// An entry of `[[limits]]`
+    Limit {
+        /// Its name, in errors and metrics: 1 to 64 characters of A-Z a-z 0-9 _ -. Made of the scope if absent.
+        name: Optional<BudgetName>,
+        /// Which requests it is for: those that have all that is given. An empty one is for all.
+        scope: Required<Scope>,
+        /// Requests that may begin in a minute, at equal distances.
+        requests_per_minute: Optional<Whole<1, 10_000_000>>,
+        /// Tokens of input and output that may be used in a minute.
+        tokens_per_minute: Optional<Whole<1, 1_000_000_000_000>>,
+        /// Requests that may be under way at a time.
+        in_flight: Optional<Whole<1, 1_000_000>>,
+        /// What becomes of a request that finds no room: "wait" or "reject".
+        on_limit: Optional<OnLimit>,
+    }
+}
+
+section! {
+    /// `scope` of a budget or a limit.
     Scope {
         /// A team.
         team: Optional<Label>,
@@ -358,6 +376,22 @@ impl Read for WhenSpent {
 
     fn schema() -> Value {
         json!({"enum": WHEN_SPENT.map(|(name, _)| name)})
+    }
+}
+
+const ON_LIMIT: [(&str, OnLimit); 2] = [("wait", OnLimit::Wait), ("reject", OnLimit::Reject)];
+
+impl Read for OnLimit {
+    fn expected() -> String {
+        one_of(&ON_LIMIT)
+    }
+
+    fn read(node: &Node<'_>, place: &Place, findings: &mut Findings<'_>) -> Option<Self> {
+        choice(&ON_LIMIT, node, place, findings)
+    }
+
+    fn schema() -> Value {
+        json!({"enum": ON_LIMIT.map(|(name, _)| name)})
     }
 }
 

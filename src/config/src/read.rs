@@ -50,8 +50,6 @@ impl<T: Read> At<T> {
 pub(crate) trait Entry {
     /// Whether a section without it is incomplete.
     const REQUIRED: bool;
-    /// Whether this version acts on it.
-    const SERVED: bool = true;
     /// Reads it from its section.
     fn take(table: &DeTable<'_>, key: &str, section: &Place, findings: &mut Findings<'_>) -> Self;
     /// The schema of its value.
@@ -110,22 +108,6 @@ impl<T: Read> Entry for Required<T> {
 
     fn schema() -> Value {
         T::schema()
-    }
-}
-
-/// A key of the contract that this version does not act on: its place, if a file has it.
-pub(crate) struct Unserved(pub(crate) Option<Place>);
-
-impl Entry for Unserved {
-    const REQUIRED: bool = false;
-    const SERVED: bool = false;
-
-    fn take(table: &DeTable<'_>, key: &str, section: &Place, _findings: &mut Findings<'_>) -> Self {
-        Self(table.get(key).map(|node| Place { span: node.span(), path: section.key(key) }))
-    }
-
-    fn schema() -> Value {
-        Value::Bool(false)
     }
 }
 
@@ -206,13 +188,12 @@ pub(crate) struct Key {
     pub(crate) name: &'static str,
     pub(crate) description: &'static str,
     pub(crate) required: bool,
-    pub(crate) served: bool,
     pub(crate) schema: fn() -> Value,
 }
 
 /// The keys that a user may write, for a message.
 pub(crate) fn listed(keys: &[Key]) -> String {
-    let names: Vec<_> = keys.iter().filter(|key| key.served).map(|key| key.name).collect();
+    let names: Vec<_> = keys.iter().map(|key| key.name).collect();
     names.join(", ")
 }
 
@@ -247,7 +228,6 @@ macro_rules! section {
                 name: stringify!($key),
                 description: concat!($( $doc ),*),
                 required: <$entry as $crate::read::Entry>::REQUIRED,
-                served: <$entry as $crate::read::Entry>::SERVED,
                 schema: <$entry as $crate::read::Entry>::schema,
             } ),*];
 
@@ -286,7 +266,7 @@ pub(crate) use section;
 /// The schema of a section.
 pub(crate) fn section_schema(keys: &[Key]) -> Value {
     let mut properties = serde_json::Map::new();
-    for key in keys.iter().filter(|key| key.served) {
+    for key in keys {
         let mut schema = (key.schema)();
         schema["description"] = key.description.trim().into();
         properties.insert(key.name.into(), schema);

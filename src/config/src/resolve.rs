@@ -2,6 +2,7 @@
 //! when parts are compared. Every `None` here has its reason among the findings.
 
 mod budgets;
+mod limits;
 mod models;
 mod provider;
 mod secret;
@@ -27,10 +28,6 @@ pub(crate) fn settings(
     environment: &dyn Environment,
     findings: &mut Findings<'_>,
 ) -> Settings {
-    // A file that has these relies on them, so they are never passed over.
-    if let Some(place) = &file.limits.0 {
-        findings.problem(place, "limits are not served by this version: remove them");
-    }
     let offered = provider::Offered::of(file);
     let providers = entries(&file.providers)
         .iter()

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tollgate_bus::counter::StoredEntry;
 use tollgate_policy::account::Account;
-use tollgate_policy::budget::{Budget, Budgets, window_start};
+use tollgate_policy::budget::{Budget, Budgets, Measure, window_start};
 use tollgate_protocol::budget::{
-    BudgetList, BudgetState, Counter, EntryKind, OpenAnswer, OpenQuestion, Spent, end_id,
+    BudgetList, BudgetState, Counter, EntryKind, OpenAnswer, OpenQuestion, Spent, Unit, end_id,
 };
 use tollgate_protocol::usage::UsageEvent;
 use tollgate_protocol::{Sequence, Timestamp};
@@ -31,6 +31,8 @@ const OPENED: &[u8] = b"$o";
 
 /// How long an account is kept after it was last heard of: longer than any request may take.
 const KEPT_MS: i64 = 9 * 24 * 3_600_000;
+/// The same of a limit's window: what is settled in a minute that is over concerns nobody.
+const KEPT_OF_LIMITS_MS: i64 = 3_600_000;
 
 /// How far both streams have been read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +65,8 @@ pub struct Due {
     pub attempt: u32,
     /// So much.
     pub amount: i64,
+    /// Of this.
+    pub unit: Unit,
     /// The try to reserve that ends with it.
     pub tried: Option<String>,
     /// Tells it from earlier and later ones; the same whoever writes it.
@@ -150,7 +154,8 @@ impl Book {
 
     /// Budgets that have no opening entry yet.
     pub fn unopened(&self) -> Vec<String> {
-        let names = self.budgets.0.iter().map(|budget| budget.name.clone());
+        let counted = self.budgets.0.iter().filter(|budget| budget.measure.unit().is_some());
+        let names = counted.map(|budget| budget.name.clone());
         names.filter(|name| !self.opened.contains_key(name)).collect()
     }
 
@@ -274,7 +279,7 @@ impl Book {
             BudgetState {
                 name: counter.budget,
                 window: counter.window,
-                limit_nano_usd: budget.limit.0,
+                limit_nano_usd: budget.limit,
                 spent_nano_usd: spent.spent_nano_usd,
                 reserved_nano_usd: spent.total_nano_usd - spent.spent_nano_usd,
                 when_spent: budget.when_spent.as_str().to_owned(),
@@ -282,7 +287,8 @@ impl Book {
                 is_open: self.opened.contains_key(&budget.name),
             }
         };
-        BudgetList { budgets: self.budgets.0.iter().map(state).collect() }
+        let budgets = self.budgets.0.iter().filter(|budget| budget.measure == Measure::Money);
+        BudgetList { budgets: budgets.map(state).collect() }
     }
 
     /// Every counter that is known.
@@ -314,6 +320,8 @@ impl Book {
             let budget = self.budgets.named(&counter.budget);
             let window = window_start(&counter.window);
             budget.zip(window).is_some_and(|(budget, start)| {
+                let kept = if budget.measure == Measure::Money { KEPT_MS } else { KEPT_OF_LIMITS_MS };
+                let oldest = now.timestamp_millis() - kept;
                 budget.window(start).end.is_some_and(|end| end.timestamp_millis() < oldest)
             })
         };
@@ -381,7 +389,8 @@ impl Book {
                 };
                 if self.writing.insert(id.clone()) {
                     let (counter, account) = (line.counter.clone(), name.to_owned());
-                    due.push(Due { counter, account, attempt: line.attempt, amount, tried, id });
+                    let (attempt, unit) = (line.attempt, line.unit);
+                    due.push(Due { counter, account, attempt, amount, unit, tried, id });
                 }
             }
         }

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tollgate_protocol::budget::{Counter, Entry, EntryKind};
+use tollgate_protocol::budget::{Counter, Entry, EntryKind, Unit};
 use tollgate_protocol::usage::{Kind, UsageEvent};
 use tollgate_protocol::{Sequence, Timestamp};
 
@@ -32,6 +32,19 @@ struct Paid {
     sequence: Sequence,
     /// What it is charged to if nobody reserved for it.
     charges: Vec<Counter>,
+    /// What it used, in tokens.
+    #[serde(default)]
+    tokens: i64,
+}
+
+impl Paid {
+    fn amount(&self, unit: Unit) -> i64 {
+        match unit {
+            Unit::NanoUsd => self.cost,
+            Unit::Tokens => self.tokens,
+            Unit::InFlight => 0,
+        }
+    }
 }
 
 /// The entries of one reservation in one window.
@@ -42,6 +55,9 @@ struct Held {
     sequence: Sequence,
     /// Tries that were neither taken back nor settled, the oldest first.
     tries: Vec<(String, i64)>,
+    /// What is counted.
+    #[serde(default)]
+    unit: Unit,
 }
 
 /// What is known of one request.
@@ -69,6 +85,8 @@ pub struct Account {
 pub struct Line {
     /// The counter.
     pub counter: Counter,
+    /// What it counts.
+    pub unit: Unit,
     /// The first of the attempts.
     pub attempt: u32,
     /// What stands there.
@@ -142,6 +160,7 @@ impl Account {
                     model: event.model.clone().unwrap_or_default(),
                     sequence,
                     charges,
+                    tokens: i64::try_from(event.usage.total_tokens()).unwrap_or(i64::MAX),
                 };
                 self.attempts.insert((accepted, event.attempt), paid);
             }
@@ -165,7 +184,15 @@ impl Account {
         }
         let held = of_budget.entry(entry.attempt).or_default().entry(counter.window.clone()).or_default();
         held.sum = held.sum.saturating_add(amount);
+        held.unit = entry.unit;
         match (&entry.tried, entry.kind) {
+            (Some(tried), EntryKind::Take) => {
+                held.sequence = held.sequence.max(sequence);
+                let taken = held.tries.iter_mut().find(|(known, _)| Some(known) == entry.takes.as_ref());
+                if let Some((known, _)) = taken {
+                    known.clone_from(tried);
+                }
+            }
             (Some(tried), EntryKind::Reserve) => {
                 held.sequence = held.sequence.max(sequence);
                 if held.tries.len() < KEPT_MAX {
@@ -188,13 +215,14 @@ impl Account {
                 let &[start, end] = bounds else { continue };
                 let Some(windows) = reservations.get(&start) else { continue };
                 let is_over = self.is_closed || end < u32::MAX || self.requeued >= start;
-                let cost = self.cost(budgets, name, start, end);
                 // A try that was taken back in one window, and one that holds in the next: the last is charged.
                 let charged = windows.iter().max_by_key(|(_, held)| held.sequence).map(|(window, _)| window);
                 for (window, held) in windows {
-                    let cost = if charged == Some(window) { cost } else { 0 };
+                    let is_charged = charged == Some(window);
+                    let cost = if is_charged { self.cost(budgets, name, start, end, held.unit) } else { 0 };
                     lines.push(Line {
                         counter: Counter { budget: name.clone(), window: window.clone() },
+                        unit: held.unit,
                         attempt: start,
                         sum: held.sum,
                         cost: is_over.then_some(cost),
@@ -203,25 +231,28 @@ impl Account {
                 }
             }
         }
-        for (counter, cost) in self.unreserved(budgets, opened) {
+        for (counter, (unit, cost)) in self.unreserved(budgets, opened) {
             let windows = self.reserved.get(&counter.budget).and_then(|of| of.get(&0));
             let sum = windows.and_then(|windows| windows.get(&counter.window)).map_or(0, |held| held.sum);
-            lines.push(Line { counter, attempt: 0, sum, cost: Some(cost), tries: Vec::new() });
+            lines.push(Line { counter, unit, attempt: 0, sum, cost: Some(cost), tries: Vec::new() });
         }
         lines
     }
 
-    /// What is reserved for an attempt and not over, by counter.
-    pub fn open(&self, attempt: u32, budgets: &Budgets) -> Vec<(Counter, i64)> {
+    /// The tries to reserve for an attempt that are not over: the counter, the try, and what it reserved.
+    pub fn open(&self, attempt: u32, budgets: &Budgets) -> Vec<(Counter, String, i64)> {
         let lines = self.lines(budgets, |_| None).into_iter();
         lines
-            .filter(|line| line.attempt == attempt && line.cost.is_none() && line.sum > 0)
-            .map(|line| (line.counter, line.sum))
+            .filter(|line| line.attempt == attempt && line.cost.is_none())
+            .flat_map(|line| {
+                let of_counter = move |(tried, amount)| (line.counter.clone(), tried, amount);
+                line.tries.into_iter().map(of_counter)
+            })
             .collect()
     }
 
-    /// The cost of the attempts from `start` up to `end` that the budget is for.
-    fn cost(&self, budgets: &Budgets, name: &str, start: u32, end: u32) -> i64 {
+    /// What the attempts from `start` up to `end` that the budget is for come to.
+    fn cost(&self, budgets: &Budgets, name: &str, start: u32, end: u32, unit: Unit) -> i64 {
         let scope = budgets.named(name).map(|budget| &budget.scope);
         let is_charged =
             |paid: &Paid| scope.is_none_or(|scope| scope.has_target(&paid.provider, &paid.model));
@@ -229,11 +260,12 @@ impl Account {
             .attempts
             .iter()
             .filter(|((_, number), paid)| (start..end).contains(number) && is_charged(paid))
-            .map(|(_, paid)| paid.cost);
+            .map(|(_, paid)| paid.amount(unit));
         let of_corrections = self
             .corrections
             .values()
-            .filter(|(number, _)| (start..end).contains(number))
+            // They are of money only.
+            .filter(|(number, _)| unit == Unit::NanoUsd && (start..end).contains(number))
             .map(|(_, cost)| *cost);
         of_attempts.chain(of_corrections).fold(0, i64::saturating_add)
     }
@@ -242,12 +274,12 @@ impl Account {
         &self,
         budgets: &Budgets,
         opened: impl Fn(&str) -> Option<Sequence>,
-    ) -> BTreeMap<Counter, i64> {
+    ) -> BTreeMap<Counter, (Unit, i64)> {
         let mut charges = BTreeMap::new();
         // What was written for them before, and may have to be taken back.
         for (name, reservations) in &self.reserved {
-            for window in reservations.get(&0).into_iter().flat_map(BTreeMap::keys) {
-                charges.insert(Counter { budget: name.clone(), window: window.clone() }, 0_i64);
+            for (window, held) in reservations.get(&0).into_iter().flatten() {
+                charges.insert(Counter { budget: name.clone(), window: window.clone() }, (held.unit, 0_i64));
             }
         }
         for ((_, number), paid) in &self.attempts {
@@ -256,9 +288,10 @@ impl Account {
                     self.reserved.get(&counter.budget).and_then(|of| of.keys().find(|start| **start > 0));
                 let is_reserved = first.is_some_and(|first| first <= number);
                 let is_younger = opened(&counter.budget).is_some_and(|opened| paid.sequence > opened);
-                if !is_reserved && is_younger && budgets.named(&counter.budget).is_some() {
-                    let sum = charges.entry(counter.clone()).or_default();
-                    *sum = sum.saturating_add(paid.cost);
+                let unit = budgets.named(&counter.budget).and_then(|budget| budget.measure.unit());
+                if let Some(unit) = unit.filter(|_| !is_reserved && is_younger) {
+                    let (_, sum) = charges.entry(counter.clone()).or_insert((unit, 0));
+                    *sum = sum.saturating_add(paid.amount(unit));
                 }
             }
         }

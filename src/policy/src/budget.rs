@@ -1,16 +1,19 @@
-//! Budgets: which ones a request has to fit into, what it may cost at most, and whether it may go.
+//! Budgets and limits: which ones a request has to fit into, what it may cost at most, and whether it may go.
 //!
 //! A budget is a scope, a limit and a window. Every budget whose scope matches a request must have room for it. What a
 //! request may cost is added to the counter of the budget's window before it is dispatched; the server returns the new
 //! total, and only if that is within the limit may the request go. So any number of routers share a budget without a
 //! lock, and what is reserved and spent together never passes the limit.
+//!
+//! A limit is the same with another unit: tokens of a minute, or requests in flight. Requests of a minute are numbered
+//! instead, see [`crate::pace`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Datelike, Days, Months, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Timelike};
 pub use chrono_tz::Tz;
-use tollgate_protocol::budget::{Counter, Spent, TOTAL};
+use tollgate_protocol::budget::{Counter, Spent, TOTAL, Unit};
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::usage::UsageEvent;
 use tollgate_protocol::{ErrorCode, Meta, NanoUsd, Price, Problem, Timestamp};
@@ -135,15 +138,42 @@ impl Reserve {
     }
 }
 
-/// A budget.
+/// What a budget or a limit measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// What calls cost, in nano-dollars: a budget.
+    Money,
+    /// What they use, in tokens: a limit.
+    Tokens,
+    /// How many are under way: a limit.
+    InFlight,
+    /// How many begin in a minute: a limit. They are numbered, and nothing is settled.
+    Rate,
+}
+
+impl Measure {
+    /// What its counters count; `None` if there is nothing to settle.
+    pub fn unit(self) -> Option<Unit> {
+        match self {
+            Self::Money => Some(Unit::NanoUsd),
+            Self::Tokens => Some(Unit::Tokens),
+            Self::InFlight => Some(Unit::InFlight),
+            Self::Rate => None,
+        }
+    }
+}
+
+/// A budget, or a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Its name: 1 to 64 of `A-Z a-z 0-9 _ -`, no other has it.
     pub name: String,
+    /// What it measures.
+    pub measure: Measure,
     /// What it is for.
     pub scope: Scope,
-    /// What may be spent in a window.
-    pub limit: NanoUsd,
+    /// What may be spent in a window, in what it measures; at least 0, and at least 1 for a limit.
+    pub limit: i64,
     /// The window.
     pub per: Per,
     /// Where the windows of the calendar begin.
@@ -166,6 +196,26 @@ pub struct Window {
 }
 
 impl Budget {
+    /// Whether routers see to it. What a provider's account takes in a minute is seen to by its workers, call by call.
+    pub fn is_for_admission(&self) -> bool {
+        self.measure != Measure::Rate || self.scope.provider.is_none()
+    }
+
+    /// Whether a worker sees to it when it calls this model for such a request.
+    pub fn is_for_call(&self, team: &str, meta: &Meta, provider: &str, model: &str) -> bool {
+        !self.is_for_admission() && self.scope.has(team, meta) && self.scope.has_target(provider, model)
+    }
+
+    /// An amount of it, as text.
+    fn text(&self, amount: i64) -> String {
+        match self.measure {
+            Measure::Money => NanoUsd(amount).to_string(),
+            Measure::Tokens => format!("{amount} tokens"),
+            Measure::InFlight => format!("{amount} in flight"),
+            Measure::Rate => format!("{amount} requests"),
+        }
+    }
+
     /// The window that `now` is in.
     pub fn window(&self, now: Timestamp) -> Window {
         let local = now.with_timezone(&self.timezone).naive_local();
@@ -218,7 +268,8 @@ fn window(start: Timestamp, end: Timestamp) -> Window {
     Window { name: start.format(WINDOW_FORMAT).to_string(), start: Some(start), end: Some(end) }
 }
 
-/// All budgets. Cheap to clone.
+/// All budgets and limits, rates last: what has a number in a minute is not to be refused by another one any more. Cheap to
+/// clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Budgets(pub Arc<[Budget]>);
 
@@ -227,8 +278,8 @@ pub struct Budgets(pub Arc<[Budget]>);
 pub struct Need {
     /// Which of [`Budgets`].
     pub budget: usize,
-    /// How much, in nano-dollars.
-    pub amount: NanoUsd,
+    /// How much, in what it measures.
+    pub amount: i64,
 }
 
 /// What a request needs to be dispatched.
@@ -257,10 +308,17 @@ impl Needs {
             costs.max().unwrap_or(NanoUsd::ZERO)
         };
         let need = |index: &usize| {
-            let reserve = budgets.0.get(*index).map_or(Reserve::Strict, |budget| budget.reserve);
-            Need { budget: *index, amount: dearest(reserve) }
+            let budget = budgets.0.get(*index)?;
+            let amount = match budget.measure {
+                Measure::Money => dearest(budget.reserve).0,
+                Measure::Tokens => {
+                    i64::try_from(estimate::reserved_tokens(bytes, max, most)).unwrap_or(i64::MAX)
+                }
+                Measure::InFlight | Measure::Rate => 1,
+            };
+            Some(Need { budget: *index, amount })
         };
-        self.budgets.iter().map(need).collect()
+        self.budgets.iter().filter_map(need).collect()
     }
 }
 
@@ -270,6 +328,11 @@ impl Budgets {
         self.0.is_empty()
     }
 
+    /// Whether this one is a limit of requests per minute.
+    pub fn is_rate(&self, index: usize) -> bool {
+        self.0.get(index).is_some_and(|budget| budget.measure == Measure::Rate)
+    }
+
     /// The budget of this name.
     pub fn named(&self, name: &str) -> Option<&Budget> {
         self.0.iter().find(|budget| budget.name == name)
@@ -277,7 +340,7 @@ impl Budgets {
 
     /// Those that a call is charged to.
     pub fn of_event<'a>(&'a self, event: &'a UsageEvent) -> impl Iterator<Item = &'a Budget> {
-        self.0.iter().filter(|budget| {
+        self.0.iter().filter(|budget| budget.measure.unit().is_some()).filter(|budget| {
             let (provider, model) = (event.provider.as_deref(), event.model.as_deref());
             budget.scope.has(event.team.as_str(), &event.meta)
                 && budget.scope.has_target(provider.unwrap_or_default(), model.unwrap_or_default())
@@ -288,7 +351,10 @@ impl Budgets {
     pub fn needs(&self, job: &Job, prices: &BTreeMap<Target, Price>) -> Needs {
         let team = job.identity.team.as_str();
         let of_request: Vec<usize> = (0..self.0.len())
-            .filter(|index| self.0.get(*index).is_some_and(|budget| budget.scope.has(team, &job.meta)))
+            .filter(|index| {
+                let is_for = |budget: &Budget| budget.is_for_admission() && budget.scope.has(team, &job.meta);
+                self.0.get(*index).is_some_and(is_for)
+            })
             .collect();
         let of_target = |target: &Target| -> Vec<usize> {
             let has = |index: &usize| {
@@ -323,7 +389,7 @@ pub enum Verdict {
     /// It is reserved.
     Reserved,
     /// Take it back, and try with this much: nothing else is open, and this is all that is left.
-    Less(NanoUsd),
+    Less(i64),
     /// Take it back. What is reserved for others fills the budget: wait until some of it is settled.
     Wait,
     /// Take it back. The budget is spent.
@@ -333,16 +399,16 @@ pub enum Verdict {
 }
 
 /// Whether a budget is spent so far that no try can hold. Then its counter is left in peace.
-pub fn is_spent(budget: &Budget, amount: NanoUsd, spent: &Spent) -> bool {
+pub fn is_spent(budget: &Budget, amount: i64, spent: &Spent) -> bool {
     match budget.reserve {
-        Reserve::Strict => spent.spent_nano_usd.saturating_add(amount.0) > budget.limit.0,
-        Reserve::Estimate => spent.spent_nano_usd >= budget.limit.0,
+        Reserve::Strict => spent.spent_nano_usd.saturating_add(amount) > budget.limit,
+        Reserve::Estimate => spent.spent_nano_usd >= budget.limit,
     }
 }
 
 /// What follows from a try: `total` is what the counter says with it.
-pub fn judge(budget: &Budget, amount: NanoUsd, total: i64, spent: Option<&Spent>) -> Verdict {
-    if total <= budget.limit.0 {
+pub fn judge(budget: &Budget, amount: i64, total: i64, spent: Option<&Spent>) -> Verdict {
+    if total <= budget.limit {
         return Verdict::Reserved;
     }
     if budget.reserve == Reserve::Strict && amount > budget.limit {
@@ -354,14 +420,10 @@ pub fn judge(budget: &Budget, amount: NanoUsd, total: i64, spent: Option<&Spent>
         _ if is_spent(budget, amount, spent) => Verdict::Spent,
         Reserve::Strict => Verdict::Wait,
         Reserve::Estimate => {
-            let before = total.saturating_sub(amount.0);
-            let left = budget.limit.0.saturating_sub(before);
+            let before = total.saturating_sub(amount);
+            let left = budget.limit.saturating_sub(before);
             // What it needs is more than what is left, and nobody will give anything back.
-            if before == spent.spent_nano_usd && left > 0 {
-                Verdict::Less(NanoUsd(left))
-            } else {
-                Verdict::Wait
-            }
+            if before == spent.spent_nano_usd && left > 0 { Verdict::Less(left) } else { Verdict::Wait }
         }
     }
 }
@@ -371,19 +433,27 @@ pub fn exceeded(budget: &Budget, spent: i64) -> Problem {
     let message = format!(
         "the budget {} is spent: {} of {} per {}",
         budget.name,
-        NanoUsd(spent),
-        budget.limit,
+        budget.text(spent),
+        budget.text(budget.limit),
         budget.per.as_str()
     );
     Problem::new(ErrorCode::BudgetExceeded, message)
 }
 
+/// What a request is told that a limit has no room for, and that does not want to wait.
+pub fn limited(limit: &Budget) -> Problem {
+    let per = if limit.measure == Measure::InFlight { "" } else { " per minute" };
+    let message = format!("the limit {} is reached: {}{per}", limit.name, limit.text(limit.limit));
+    Problem::new(ErrorCode::RateLimited, message)
+}
+
 /// What a request is told that no window of its budget has room for.
-pub fn too_small(budget: &Budget, amount: NanoUsd) -> Problem {
+pub fn too_small(budget: &Budget, amount: i64) -> Problem {
     let message = format!(
-        "the request can cost up to {amount}, and the budget {} is {} per {}; set max_tokens lower, or the budget higher",
+        "the request can cost up to {}, and the budget {} is {} per {}; set max_tokens lower, or the budget higher",
+        budget.text(amount),
         budget.name,
-        budget.limit,
+        budget.text(budget.limit),
         budget.per.as_str()
     );
     Problem::new(ErrorCode::BudgetTooSmall, message)

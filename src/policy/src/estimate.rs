@@ -52,6 +52,17 @@ pub fn reserved(
     price.cost(&usage).min(bound(body_bytes, output_tokens_max, price))
 }
 
+/// The same in tokens.
+pub fn reserved_tokens(
+    body_bytes: usize,
+    output_tokens_max: Option<u64>,
+    expected_output: Option<u64>,
+) -> u64 {
+    let most = output_tokens_max.unwrap_or(OUTPUT_TOKENS_MAX);
+    let usage = tokens(body_bytes, Some(expected_output.unwrap_or(most).min(most)));
+    usage.input_tokens.saturating_add(usage.output_tokens)
+}
+
 /// Tokens and cost of one attempt.
 pub fn attempt(body_bytes: usize, output_tokens_max: Option<u64>, price: &Price) -> Estimate {
     let usage = tokens(body_bytes, output_tokens_max);

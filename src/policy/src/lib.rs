@@ -17,6 +17,7 @@ pub mod index;
 pub mod keys;
 pub mod order;
 pub mod outputs;
+pub mod pace;
 pub mod retention;
 pub mod retry;
 pub mod retry_budget;

@@ -1,8 +1,9 @@
-//! What stands in the counters of budgets.
+//! What stands in the counters of budgets and limits.
 //!
 //! Each window of each budget is one counter: `llm.budget.<budget>.<window>`, a log of signed entries in nano-dollars
 //! whose total the server keeps and returns with every entry. The amount is the header `Nats-Incr`; what it is for is
-//! [`Entry`], in one header beside it.
+//! [`Entry`], in one header beside it. Limits of tokens and of requests in flight are counted the same way, in [`Unit`]s
+//! of their own; what is called `nano_usd` below is then in these.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,12 +27,34 @@ impl std::fmt::Display for Counter {
     }
 }
 
+/// What a counter counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// What calls cost, in nano-dollars.
+    #[default]
+    NanoUsd,
+    /// What calls use, in tokens, input and output.
+    Tokens,
+    /// Requests that are under way. They cost nothing when they are over.
+    InFlight,
+}
+
+impl Unit {
+    fn is_money(&self) -> bool {
+        *self == Self::NanoUsd
+    }
+}
+
 /// Why an amount was added to a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EntryKind {
     /// What the calls of a request may cost, before they are made. It counts only if the total with it is within the limit.
     Reserve,
+    /// Goes on with a try of another router, which died or has the same request in hand. It adds nothing; from then on that
+    /// try can only be ended under this one's id, so that nobody takes back what is relied on here.
+    Take,
     /// Takes a reservation back.
     Undo,
     /// Makes the entries of a request equal to what it cost.
@@ -45,6 +68,9 @@ pub enum EntryKind {
 pub struct Entry {
     /// Why.
     pub kind: EntryKind,
+    /// What its counter counts.
+    #[serde(default, skip_serializing_if = "Unit::is_money")]
+    pub unit: Unit,
     /// Whose it is: `<team>.<group>.<id>`. Empty for an opening.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub account: String,
@@ -55,6 +81,9 @@ pub struct Entry {
     /// taken back once.
     #[serde(default, rename = "try", skip_serializing_if = "Option::is_none")]
     pub tried: Option<String>,
+    /// For a `take`: the try that it goes on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes: Option<String>,
     /// For an opening: the last usage event that is in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage_sequence: Option<Sequence>,
@@ -90,8 +119,8 @@ pub struct OpenQuestion {
 pub struct OpenAnswer {
     /// How far the ledger has read the counters.
     pub sequence: Sequence,
-    /// What is reserved, by counter, in nano-dollars.
-    pub open: Vec<(Counter, i64)>,
+    /// The tries that are open: the counter, the try's id, and what it reserved, in nano-dollars.
+    pub open: Vec<(Counter, String, i64)>,
 }
 
 /// The ledger's answer to `budget.list`.

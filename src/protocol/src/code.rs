@@ -75,6 +75,8 @@ codes! {
     BudgetExceeded = "budget_exceeded", 429, false;
     /// What the request can cost at most is more than the whole budget.
     BudgetTooSmall = "budget_too_small", 400, false;
+    /// A limit has no room now, and the request or the limit says that it is rejected then.
+    RateLimited = "rate_limited", 429, true;
     /// The deadline passed before an answer was there.
     DeadlineExceeded = "deadline_exceeded", 504, true;
     /// The request was cancelled.

@@ -94,6 +94,9 @@ pub struct Job {
     /// itself, as long as nothing was paid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserved: Option<Vec<usize>>,
+    /// Whether it is rejected rather than waits for a limit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rejects_on_limit: bool,
     /// The most output tokens the body allows, if it says.
     pub output_tokens_max: Option<u64>,
     /// Where in `body` the value of `model` stands: start and end, in bytes.

@@ -217,6 +217,11 @@ impl Subjects {
         format!("{}.live.usage.>", self.prefix)
     }
 
+    /// The numbers of one cell of a limit of requests per minute.
+    pub fn pace(&self, limit: &str, cell: &str) -> String {
+        format!("{}.pace.{limit}.{cell}", self.prefix)
+    }
+
     /// One window of a budget.
     pub fn budget(&self, counter: &Counter) -> String {
         format!("{}.budget.{}.{}", self.prefix, counter.budget, counter.window)

@@ -20,6 +20,11 @@ pub struct TokenUsage {
 }
 
 impl TokenUsage {
+    /// Input and output together.
+    pub fn total_tokens(self) -> u64 {
+        self.input_tokens.saturating_add(self.output_tokens)
+    }
+
     /// Adds two counts, saturating.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {

@@ -16,8 +16,8 @@ use tollgate_bus::Bus;
 use tollgate_bus::bucket::SPENT;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::budget::{Budget, Reserve, Verdict, is_spent, judge};
-use tollgate_protocol::budget::{Counter, Entry, EntryKind, OpenAnswer, OpenQuestion, Spent, end_id};
-use tollgate_protocol::{Identity, NanoUsd, Sequence, Timestamp};
+use tollgate_protocol::budget::{Counter, Entry, EntryKind, OpenAnswer, OpenQuestion, Spent, Unit, end_id};
+use tollgate_protocol::{Identity, Sequence, Timestamp};
 
 use crate::Context;
 use crate::intake::Item;
@@ -41,8 +41,16 @@ const NEWS_MAX: usize = 1_024;
 pub(crate) struct Held {
     counter: Counter,
     amount: i64,
+    unit: Unit,
     /// Its id; none if another router wrote it.
     tried: Option<String>,
+}
+
+impl Held {
+    /// It may be relied on by now: nobody takes it back but the ledger.
+    pub(crate) fn keep(&mut self) {
+        self.tried = None;
+    }
 }
 
 /// What a try to reserve came to.
@@ -52,10 +60,24 @@ pub(crate) enum Reserving {
     Done,
     /// This budget has no room now; it is tried again then.
     Wait(usize, Instant),
+    /// Of this budget it is not known; it is tried again then.
+    Unknown(usize, Instant),
+    /// Under this limit its turn comes later, and what is reserved for it is kept; it is tried again then.
+    Turn(usize, Instant),
+    /// This limit has no turn left before then.
+    NoTurn(usize, Instant),
     /// This budget is spent; so much of it.
     Spent(usize, i64),
     /// This budget never has room for so much.
-    TooSmall(usize, NanoUsd),
+    TooSmall(usize, i64),
+}
+
+/// Why a budget did not take a reservation.
+enum Refusal {
+    /// Judged so.
+    Judged(Verdict),
+    /// Its counter does not answer, or the ledger has not opened it.
+    Unknown,
 }
 
 /// What is spent, as the ledger tells it. Cheap to clone.
@@ -143,27 +165,39 @@ impl Spending {
 }
 
 impl Context {
-    /// Reserves what a request needs, in every budget or in none.
+    /// Reserves what a request needs, in every budget or in none, and then waits for its turn.
     pub(crate) async fn reserve(&self, item: &mut Item) -> Reserving {
-        if item.reserved.is_some() || item.amounts.is_empty() {
+        if item.amounts.is_empty() {
             return Reserving::Done;
         }
+        if item.reserved.is_none() {
+            match self.reserve_all(item).await {
+                Reserving::Done => {}
+                refused => return refused,
+            }
+        }
+        self.take_turns(item).await
+    }
+
+    async fn reserve_all(&self, item: &mut Item) -> Reserving {
         let now = tollgate_bus::now();
         let mut held = Vec::new();
         for need in item.amounts.clone() {
             let Some(budget) = self.settings.budgets.0.get(need.budget) else { continue };
-            let refused = match self.reserve_in(budget, need.amount, item, now).await {
+            let Some(unit) = budget.measure.unit() else { continue };
+            let refused = match self.reserve_in(budget, unit, need.amount, item, now).await {
                 Ok(reserved) => {
                     held.push(reserved);
                     continue;
                 }
-                Err(Verdict::Spent) => {
+                Err(Refusal::Judged(Verdict::Spent)) => {
                     let counter = budget.counter(now);
                     let spent = self.spending.spent(&counter).map_or(0, |spent| spent.spent_nano_usd);
                     Reserving::Spent(need.budget, spent)
                 }
-                Err(Verdict::TooSmall) => Reserving::TooSmall(need.budget, need.amount),
-                Err(_) => Reserving::Wait(need.budget, Instant::now() + RETRY),
+                Err(Refusal::Judged(Verdict::TooSmall)) => Reserving::TooSmall(need.budget, need.amount),
+                Err(Refusal::Judged(_)) => Reserving::Wait(need.budget, Instant::now() + RETRY),
+                Err(Refusal::Unknown) => Reserving::Unknown(need.budget, Instant::now() + RETRY),
             };
             self.take_back(&item.identity, item.attempt, held).await;
             return refused;
@@ -176,50 +210,79 @@ impl Context {
     async fn reserve_in(
         &self,
         budget: &Budget,
-        amount: NanoUsd,
+        unit: Unit,
+        amount: i64,
         item: &Item,
         now: Timestamp,
-    ) -> Result<Held, Verdict> {
+    ) -> Result<Held, Refusal> {
+        let judged = |verdict| Err(Refusal::Judged(verdict));
         // What was spent before the ledger knew the budget is not in its counter yet.
         if !self.spending.is_open(&budget.name) {
-            return Err(Verdict::Wait);
+            return Err(Refusal::Unknown);
         }
         let counter = budget.counter(now);
         if budget.reserve == Reserve::Strict && amount > budget.limit {
-            return Err(Verdict::TooSmall);
+            return judged(Verdict::TooSmall);
         }
         if self.spending.spent(&counter).is_some_and(|spent| is_spent(budget, amount, &spent)) {
-            return Err(Verdict::Spent);
+            return judged(Verdict::Spent);
         }
-        let (verdict, taken_back) = match self.try_to_add(budget, &counter, amount, item).await? {
+        let (verdict, taken_back) = match self.try_to_add(budget, &counter, unit, amount, item).await? {
             Tried::Holds(held) => return Ok(held),
             Tried::TakenBack(Verdict::Less(left), _) => {
-                return match self.try_to_add(budget, &counter, left, item).await? {
+                return match self.try_to_add(budget, &counter, unit, left, item).await? {
                     Tried::Holds(held) => Ok(held),
-                    Tried::TakenBack(..) => Err(Verdict::Wait),
+                    Tried::TakenBack(..) => judged(Verdict::Wait),
                 };
             }
-            Tried::TakenBack(verdict @ (Verdict::TooSmall | Verdict::Spent), _) => return Err(verdict),
+            Tried::TakenBack(verdict @ (Verdict::TooSmall | Verdict::Spent), _) => return judged(verdict),
             // What was not taken back is not to be mistaken for what another router reserved.
-            Tried::TakenBack(verdict, None) => return Err(verdict),
+            Tried::TakenBack(verdict, None) => return judged(verdict),
             Tried::TakenBack(verdict, Some(taken_back)) => (verdict, taken_back),
         };
         // A router that died may have reserved for it: that is as good as one's own. Nothing that comes with a message says
-        // whether one had it: a server that was killed delivers it as if for the first time.
-        let open = self.open(&item.identity, item.attempt, &counter, taken_back).await.unwrap_or(0);
-        let missing = NanoUsd(amount.0.saturating_sub(open));
-        if open <= 0 {
-            return Err(verdict);
+        // whether one had it: a server that was killed delivers it as if for the first time. It may be alive as well, with the
+        // same request in its hands, and about to take its try back: what is relied on here is made one's own first.
+        let open = self.open(&item.identity, item.attempt, &counter, taken_back).await.unwrap_or_default();
+        let (mut taken, mut total) = (0_i64, None);
+        for (tried, reserved) in open {
+            if let Some(now_total) = self.take_over(&counter, unit, &tried, item).await? {
+                taken = taken.saturating_add(reserved);
+                total = Some(now_total);
+            }
         }
-        if missing.0 <= 0 {
-            // That router may have died before it took back what the limit refused: it holds only if the total does.
-            let total = self.bus.total(&counter).await.ok().flatten();
-            let holds = total.is_some_and(|total| total <= budget.limit.0);
-            return if holds { Ok(Held { counter, amount: 0, tried: None }) } else { Err(verdict) };
+        let Some(total) = total.filter(|_| taken > 0) else { return judged(verdict) };
+        let missing = amount.saturating_sub(taken);
+        if missing <= 0 {
+            // Its router may have died before it took back what the limit refused: it holds only if the total does. If not,
+            // it stays, since its router may have found that it holds and be dispatching it.
+            let holds = total <= budget.limit;
+            return if holds { Ok(Held { counter, amount: 0, unit, tried: None }) } else { judged(verdict) };
         }
-        match self.try_to_add(budget, &counter, missing, item).await? {
+        match self.try_to_add(budget, &counter, unit, missing, item).await? {
             Tried::Holds(held) => Ok(held),
-            Tried::TakenBack(..) => Err(verdict),
+            Tried::TakenBack(..) => judged(verdict),
+        }
+    }
+
+    /// Makes another router's try one's own, so that it is not taken back. Returns the counter's total; `None` if the try
+    /// was ended before.
+    async fn take_over(
+        &self,
+        counter: &Counter,
+        unit: Unit,
+        tried: &str,
+        item: &Item,
+    ) -> Result<Option<i64>, Refusal> {
+        let id = uuid::Uuid::now_v7().to_string();
+        let mut entry = entry(EntryKind::Take, unit, &item.identity, item.attempt, &id);
+        entry.takes = Some(tried.to_owned());
+        match self.bus.add_once(counter, &entry, 0, &end_id(tried), PATIENCE).await {
+            Ok(total) => Ok(total),
+            Err(error) => {
+                tracing::warn!(%error, %counter, "a budget's counter does not answer, trying again");
+                Err(Refusal::Unknown)
+            }
         }
     }
 
@@ -228,21 +291,22 @@ impl Context {
         &self,
         budget: &Budget,
         counter: &Counter,
-        amount: NanoUsd,
+        unit: Unit,
+        amount: i64,
         item: &Item,
-    ) -> Result<Tried, Verdict> {
+    ) -> Result<Tried, Refusal> {
         let id = uuid::Uuid::now_v7().to_string();
-        let entry = entry(EntryKind::Reserve, &item.identity, item.attempt, &id);
-        let (_, total) = match self.bus.add(counter, &entry, amount.0, &id, PATIENCE).await {
+        let entry = entry(EntryKind::Reserve, unit, &item.identity, item.attempt, &id);
+        let (_, total) = match self.bus.add(counter, &entry, amount, &id, PATIENCE).await {
             Ok(added) => added,
             Err(error) => {
                 tracing::warn!(%error, %counter, "a budget's counter does not answer, trying again");
-                return Err(Verdict::Wait);
+                return Err(Refusal::Unknown);
             }
         };
         tollgate_bus::point("router.reserve.stored");
         let verdict = judge(budget, amount, total, self.spending.spent(counter).as_ref());
-        let held = Held { counter: counter.clone(), amount: amount.0, tried: Some(id) };
+        let held = Held { counter: counter.clone(), amount, unit, tried: Some(id) };
         if verdict == Verdict::Reserved {
             return Ok(Tried::Holds(held));
         }
@@ -257,9 +321,9 @@ impl Context {
         held: Vec<Held>,
     ) -> Option<Sequence> {
         let (mut last, mut is_whole) = (None, true);
-        for Held { counter, amount, tried } in held {
+        for Held { counter, amount, unit, tried } in held {
             let Some(tried) = tried else { continue };
-            let entry = entry(EntryKind::Undo, identity, attempt, &tried);
+            let entry = entry(EntryKind::Undo, unit, identity, attempt, &tried);
             // The ledger may find it to be over, too.
             match self.bus.add(&counter, &entry, -amount, &end_id(&tried), PATIENCE).await {
                 Ok((sequence, _)) => last = Some(sequence),
@@ -287,7 +351,7 @@ impl Context {
         attempt: u32,
         counter: &Counter,
         after: Sequence,
-    ) -> Option<i64> {
+    ) -> Option<Vec<(String, i64)>> {
         let subject = self.bus.subjects().control("budget", "open");
         let question = OpenQuestion { account: identity.to_string(), attempt };
         let payload = bytes::Bytes::from(serde_json::to_vec(&question).ok()?);
@@ -297,7 +361,8 @@ impl Context {
             let answer = tokio::time::timeout(LEDGER_WAIT, asked).await.ok()?.ok()?;
             let answer: OpenAnswer = serde_json::from_slice(&answer.payload).ok()?;
             if answer.sequence >= after {
-                return answer.open.iter().find(|(of, _)| of == counter).map(|(_, open)| *open);
+                let of_counter = answer.open.into_iter().filter(|(of, ..)| of == counter);
+                return Some(of_counter.map(|(_, tried, amount)| (tried, amount)).collect());
             }
             tokio::time::sleep(LEDGER_LOOK).await;
         }
@@ -320,12 +385,14 @@ enum Tried {
     TakenBack(Verdict, Option<Sequence>),
 }
 
-fn entry(kind: EntryKind, identity: &Identity, attempt: u32, tried: &str) -> Entry {
+fn entry(kind: EntryKind, unit: Unit, identity: &Identity, attempt: u32, tried: &str) -> Entry {
     Entry {
         kind,
+        unit,
         account: identity.to_string(),
         attempt,
         tried: Some(tried.to_owned()),
+        takes: None,
         usage_sequence: None,
     }
 }

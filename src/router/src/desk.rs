@@ -357,8 +357,9 @@ impl Desk {
             Left::Item(mut item) => {
                 self.served.forget(&item.identity);
                 if item.reserved.is_some() {
-                    // It has what it needs, and must not wait behind those that have not.
-                    item.place.gate.budgets.clear();
+                    // It has what it needs, and must not wait behind those that have not; but for its turn.
+                    let budgets = &self.context.settings.budgets;
+                    item.place.gate.budgets.retain(|budget| budgets.is_rate(*budget));
                 }
                 self.queue.put_back(item.place.clone(), item);
             }

@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use tollgate_bus::publish::PublishError;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::End;
-use tollgate_policy::budget::{WhenSpent, cheaper, exceeded, too_small};
+use tollgate_policy::budget::{Budget, Measure, WhenSpent, cheaper, exceeded, limited, too_small};
 use tollgate_policy::order::Place;
 use tollgate_protocol::job::Job;
 use tollgate_protocol::response::Status;
@@ -14,7 +14,7 @@ use tollgate_protocol::{ErrorCode, Identity, Problem};
 use tollgate_telemetry as telemetry;
 
 use crate::Context;
-use crate::budget::Reserving;
+use crate::budget::{Held, Reserving};
 use crate::gates::Seen;
 use crate::holding::Holding;
 use crate::intake::Item;
@@ -51,10 +51,24 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
     let place = item.place.clone();
     let budgets = &context.settings.budgets.0;
     let done = |seen, left| Dispatched { place: place.clone(), seen, left };
-    match context.reserve(&mut item).await {
+    let of = |budget: usize| budgets.get(budget);
+    let reserving = context.reserve(&mut item).await;
+    if let Reserving::Wait(budget, _) | Reserving::NoTurn(budget, _) | Reserving::Spent(budget, _) = reserving
+        && let Some(limit) = of(budget).filter(|limit| is_rejected_by(limit, &item))
+    {
+        return done(Seen::NotTried, context.reject_item(*item, limited(limit)).await);
+    }
+    match reserving {
         Reserving::Done => {}
-        Reserving::Wait(budget, until) => {
-            telemetry::count_budget_wait(budgets.get(budget).map_or("", |budget| &budget.name));
+        Reserving::Turn(budget, until) => {
+            return done(Seen::NoRoom(budget, until), Left::Item(item));
+        }
+        Reserving::NoTurn(budget, until) => {
+            telemetry::count_budget_wait(of(budget).map_or("", |budget| &budget.name));
+            return done(Seen::NoRoom(budget, until), Left::Item(item));
+        }
+        Reserving::Wait(budget, until) | Reserving::Unknown(budget, until) => {
+            telemetry::count_budget_wait(of(budget).map_or("", |budget| &budget.name));
             item.waits += 1;
             if item.waits < WAITS_MAX {
                 return done(Seen::NoRoom(budget, until), Left::Item(item));
@@ -67,12 +81,10 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
         }
         Reserving::Spent(budget, spent) => {
             let full = Seen::NoRoom(budget, context.after_spent(budget));
-            let when_spent = budgets.get(budget).map(|budget| (budget, budget.when_spent));
+            let when_spent = of(budget).map(|budget| (budget, budget.when_spent));
             return match when_spent {
                 Some((of, WhenSpent::Reject)) => {
-                    let identity = item.identity.clone();
-                    context.reject_item(*item, exceeded(of, spent)).await;
-                    done(Seen::NotTried, Left::Unserved(identity))
+                    done(Seen::NotTried, context.reject_item(*item, exceeded(of, spent)).await)
                 }
                 Some((_, WhenSpent::Downgrade)) => match context.downgraded(&item) {
                     Some(job) => {
@@ -85,11 +97,11 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
             };
         }
         Reserving::TooSmall(budget, amount) => {
-            let identity = item.identity.clone();
-            if let Some(budget) = budgets.get(budget) {
-                context.reject_item(*item, too_small(budget, amount)).await;
-            }
-            return done(Seen::NotTried, Left::Unserved(identity));
+            let left = match of(budget) {
+                Some(budget) => context.reject_item(*item, too_small(budget, amount)).await,
+                None => Left::Unserved(item.identity.clone()),
+            };
+            return done(Seen::NotTried, left);
         }
     }
     let subject = context.bus.subjects().dispatch(&place.gate.provider, place.priority);
@@ -115,18 +127,32 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
         Err(error) => {
             let provider = &place.gate.provider;
             tracing::warn!(%error, provider, "a provider's stream does not take messages, trying again");
+            if matches!(error, PublishError::NoAnswer(_)) {
+                // It may be stored, and called: what was reserved for it is not to be taken back.
+                item.reserved.iter_mut().flatten().for_each(Held::keep);
+            }
             Seen::Broken
         }
     };
     done(seen, Left::Item(item))
 }
 
+/// Whether a request is rejected when this has no room for it now.
+fn is_rejected_by(limit: &Budget, item: &Item) -> bool {
+    limit.measure != Measure::Money && (item.rejects_on_limit || limit.when_spent == WhenSpent::Reject)
+}
+
 impl Context {
-    async fn reject_item(&self, item: Item, problem: Problem) {
+    async fn reject_item(&self, mut item: Item, problem: Problem) -> Left {
+        let identity = item.identity.clone();
+        if let Some(held) = item.reserved.take() {
+            self.take_back(&identity, item.attempt, held).await;
+        }
         match Job::decode(&item.payload) {
             Ok(job) => self.end(item.message, &job, End::Unpaid(Status::Rejected, problem)).await,
             Err(error) => tracing::error!(%error, "a request of our own cannot be read"),
         }
+        Left::Unserved(identity)
     }
 
     /// The request, addressed to the next of its targets that costs less.

@@ -8,7 +8,7 @@ use tollgate_policy::estimate;
 use tollgate_policy::order::{Gate, Place};
 use tollgate_policy::outputs::Outputs;
 use tollgate_protocol::job::{Job, Target};
-use tollgate_protocol::request::{Decoded, Delivered, Head, Request, decode};
+use tollgate_protocol::request::{Decoded, Delivered, Head, OnLimit, Request, decode};
 use tollgate_protocol::{ErrorCode, Identity, Problem, Timestamp};
 
 use crate::Context;
@@ -53,6 +53,10 @@ pub(crate) struct Item {
     pub(crate) waits: u32,
     /// What is reserved for it.
     pub(crate) reserved: Option<Vec<Held>>,
+    /// When it may begin under limits of requests per minute that it has a number of.
+    pub(crate) turns: Vec<(usize, Timestamp)>,
+    /// Whether it is rejected rather than waits for a limit.
+    pub(crate) rejects_on_limit: bool,
     /// The attempt that comes next.
     pub(crate) attempt: u32,
 }
@@ -87,7 +91,7 @@ pub(crate) fn take_request(context: &Context, message: &Holding) -> Result<Job, 
 }
 
 fn admit(context: &Context, request: Request) -> Result<Job, (Box<Head>, Problem)> {
-    let Request { head, fallbacks, facts, body, .. } = request;
+    let Request { head, fallbacks, facts, body, on_limit, .. } = request;
     let resolved = context.settings.catalog.resolve_all(
         &context.settings.teams,
         &head.identity.team,
@@ -125,6 +129,7 @@ fn admit(context: &Context, request: Request) -> Result<Job, (Box<Head>, Problem
         reply_to: head.reply_to,
         traceparent: head.traceparent,
         reserved: None,
+        rejects_on_limit: on_limit == OnLimit::Reject,
         output_tokens_max: facts.output_tokens_max,
         model_at: facts.model_at,
         body: Bytes::from(body.as_str().to_owned()),
@@ -180,6 +185,8 @@ pub(crate) fn item(
         amounts: Vec::new(),
         waits: 0,
         reserved: None,
+        turns: Vec::new(),
+        rejects_on_limit: job.rejects_on_limit,
         attempt: job.history.last().map_or(1, |attempt| attempt.number.saturating_add(1)),
     })
 }

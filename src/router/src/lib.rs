@@ -20,6 +20,7 @@ mod measure;
 mod route;
 mod stop;
 mod tally;
+mod turn;
 mod waiting;
 
 use std::sync::Arc;

@@ -104,7 +104,7 @@ metrics! {
     BOUNCES = "tollgate_dispatch_bounces_total", Kind::Counter, Count, ["provider"],
         "Dispatches that found the provider's stream full, and were tried again later.";
     BUDGET_WAITS = "tollgate_budget_waits_total", Kind::Counter, Count, ["budget"],
-        "Tries to reserve in a budget that had no room, and were made again later.";
+        "Tries to reserve in a budget or a limit that had no room, and were made again later.";
     DUPLICATES = "tollgate_duplicates_total", Kind::Counter, Count, [],
         "Requests that were not run because their identity was used for another body.";
     ACKS_DRAINED = "tollgate_acknowledgements_drained_total", Kind::Counter, Count, [],

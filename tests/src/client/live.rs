@@ -11,6 +11,9 @@ use super::{Client, Stored};
 use crate::request::Identity;
 use crate::wait::eventually;
 
+/// A busy machine may not answer the first time.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
 /// The responses of a team since [`Client::watch`]. Core NATS: what is sent while the server is down is missed, so
 /// whoever waits through a crash asks [`Client::response`] as well.
 #[derive(Debug)]
@@ -24,7 +27,10 @@ impl Live {
     pub(super) async fn subscribe(client: &Client, subject: &str) -> Self {
         let mut messages = client.nats.subscribe(subject.to_owned()).await.expect("a subscription is taken");
         // An answered request on the same connection proves that the server knows of the subscription before it.
-        client.jetstream.query_account().await.expect("JetStream answers");
+        eventually(ANSWER_WITHIN, "JetStream to answer", async || {
+            client.jetstream.query_account().await.map(|_| ()).map_err(|error| error.to_string())
+        })
+        .await;
         let seen = Arc::new(Mutex::new(BTreeMap::<String, Vec<Stored>>::new()));
         let entering = seen.clone();
         let receiver = tokio::spawn(async move {

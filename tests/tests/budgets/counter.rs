@@ -1,6 +1,6 @@
 //! Reads the counters of budgets as anybody can, and holds them against what was paid.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -16,6 +16,8 @@ pub(crate) struct Entry {
     pub(crate) kind: String,
     /// The try to reserve that it is, or ends.
     pub(crate) tried: String,
+    /// The try of another router that it goes on with.
+    pub(crate) takes: String,
     pub(crate) amount: i64,
     pub(crate) total: i64,
 }
@@ -28,6 +30,7 @@ impl Entry {
             subject: stored.subject.clone(),
             kind: text("kind"),
             tried: text("try"),
+            takes: text("takes"),
             amount: stored.header("Nats-Incr").unwrap().parse().unwrap(),
             total: stored.value()["val"].as_str().unwrap().parse().unwrap(),
         }
@@ -57,6 +60,7 @@ pub(crate) async fn totals(client: &Client) -> BTreeMap<String, i64> {
 pub(crate) fn most_held(entries: &[Entry], limit: i64) -> i64 {
     let (mut held, mut sums) = (BTreeMap::<&str, i64>::new(), BTreeMap::<&str, i64>::new());
     let mut refused = BTreeMap::<&str, i64>::new();
+    let mut ends = BTreeSet::<&str>::new();
     let mut most = 0;
     for entry in entries {
         let sum = sums.entry(&entry.subject).or_default();
@@ -64,6 +68,22 @@ pub(crate) fn most_held(entries: &[Entry], limit: i64) -> i64 {
         assert_eq!(*sum, entry.total, "the total is the sum of the entries: {entry:?}");
         if entry.kind == "reserve" && entry.total > limit {
             refused.insert(&entry.tried, entry.amount);
+            continue;
+        }
+        // A try is ended or taken over once: nobody relies on what somebody else takes back.
+        let ended = if entry.kind == "take" { &entry.takes } else { &entry.tried };
+        if entry.kind != "reserve" && !ended.is_empty() {
+            assert!(ends.insert(ended), "ended twice: {entry:?}");
+        }
+        if entry.kind == "take" && entry.total > limit {
+            if let Some(amount) = refused.remove(entry.takes.as_str()) {
+                refused.insert(&entry.tried, amount);
+            }
+            continue;
+        }
+        if entry.kind == "take" {
+            // All that is in the counter holds now.
+            *held.entry(&entry.subject).or_default() += refused.remove(entry.takes.as_str()).unwrap_or(0);
             continue;
         }
         // What ends a refused try may be more than taking it back: its request can have cost something by another one.

@@ -115,6 +115,43 @@ async fn killed_routers_ledgers_and_servers_leave_the_budget_as_hard_as_it_was()
     stage.idle().await;
 }
 
+/// A router dies with a try that the limit has refused and that it has not taken back. Who has the request next must not take
+/// that for a reservation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_try_of_a_killed_router_is_no_reservation() {
+    let limit = TOKEN * WORDS as i64;
+    let config = |provider: &Provider| config(provider, 4, &strict(limit, "reject"));
+    let mut stage = Stage::with(&[Role::Worker, Role::Ledger, Role::Router], config).await;
+    stage.provider.always(Behaviour::Delay(Duration::from_secs(600)));
+    let first = request("first", WORDS);
+    stage.client.publish(&first).await;
+    eventually(PATIENCE, "a call that fills the budget", async || {
+        (stage.provider.in_flight() == 1).then_some(())
+    })
+    .await;
+    stage.running[2].restart_at(Some("router.reserve.stored:1:kill"));
+    let second = request("second", WORDS);
+    stage.client.publish(&second).await;
+    eventually(PATIENCE, "the router's end", async || (!stage.running[2].is_alive()).then_some(())).await;
+    let over = entries(&stage.client).await;
+    assert_eq!(over.last().unwrap().total, 2 * limit, "a refused try that nobody took back: {over:?}");
+    stage.running[2].restart().await;
+    eventually(PATIENCE, "a router that finds no room", async || {
+        let waits = stage.metric("tollgate_budget_waits_total", &[]).await;
+        if waits >= 3.0 { Ok(()) } else { Err(waits) }
+    })
+    .await;
+    assert_eq!(stage.provider.total(), 1, "the second has no room");
+    // A call that was broken off counts as what it can cost at most, which is all there is.
+    let cancel = first.identity.cancel_subject();
+    stage.client.try_publish_raw(&cancel, Default::default(), "").await.unwrap();
+    let response = stage.client.await_response(&second.identity, PATIENCE).await.value();
+    assert_eq!(response["error"]["code"], "budget_exceeded", "{response}");
+    assert_eq!((stage.provider.total(), settled(&stage.client, TEAM).await), (1, limit));
+    assert_eq!(most_held(&entries(&stage.client).await, limit), limit);
+    stage.idle().await;
+}
+
 /// A ledger stands still for longer than its lease, with calls to be settled, another one takes over, and the first goes
 /// on.
 #[tokio::test(flavor = "multi_thread")]

@@ -61,8 +61,13 @@ async fn every_stream_has_its_settings_and_a_second_start_changes_nothing() {
         (RetentionPolicy::Limits, Duration::from_secs(120))
     );
 
+    let pace = stream(&stage, "LLM_PACE").await;
+    assert!(pace.allow_message_counter);
+    assert_eq!((pace.max_messages_per_subject, pace.max_age), (1, Duration::from_secs(600)));
+
     let names = [
         "LLM_BUDGET",
+        "LLM_PACE",
         "LLM_REQ",
         "LLM_RETRY",
         "LLM_RECORD",

@@ -121,7 +121,8 @@ impl Work<'_> {
         match known.and_then(|target| Some((self.shop.prices.get(&target.model)?.to_owned(), target))) {
             Some((price, target)) if self.may_call(&target).await => match self.fetch_body().await {
                 Some(fate) => fate,
-                None => self.attempt(target, price).await,
+                None if self.wait_for_turn(&target).await => self.attempt(target, price).await,
+                None => None,
             },
             Some(_) => self.pass_by().await,
             None => self.skip_target().await,

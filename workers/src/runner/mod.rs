@@ -5,6 +5,7 @@ mod finish;
 mod health;
 mod job;
 mod registry;
+mod turn;
 mod waiting;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tollgate_bus::heartbeat::Heartbeats;
 use tollgate_bus::{Bus, topology};
 use tollgate_health::Health;
+use tollgate_policy::budget::Budgets;
 use tollgate_policy::retention::Retention;
 use tollgate_policy::retry::Rules;
 use tollgate_protocol::Price;
@@ -50,6 +52,8 @@ pub struct Settings {
     pub retention: Retention,
     /// Bounds of retries.
     pub rules: Rules,
+    /// What accounts take in a minute.
+    pub rates: Budgets,
 }
 
 /// One provider.

@@ -73,6 +73,7 @@ fn worker(settings: &Settings) -> tollgate_workers::Settings {
         drain: Duration::from_millis(settings.timing.drain_ms),
         retention: retention(settings),
         rules: settings.retry,
+        rates: settings.budgets.clone(),
     }
 }
 

@@ -1,19 +1,20 @@
-//! What may be spent.
+//! What may be spent, and what a minute takes.
 
 use std::collections::BTreeSet;
 
-use tollgate_policy::budget::{Budget, Budgets, Reserve, Scope, Tz, WhenSpent};
+use tollgate_policy::budget::{Budget, Budgets, Measure, Reserve, Scope, Tz, WhenSpent};
 use tollgate_policy::catalog::Teams;
 use tollgate_protocol::Digest;
 use tollgate_protocol::subject::token;
 
+use super::limits;
 use super::provider::Offered;
 use crate::raw;
 use crate::read::{At, Optional};
 use crate::report::{Findings, shortened};
 
 /// Longest name that is made of scope and window.
-const NAME_LENGTH_MAX: usize = 64;
+pub(super) const NAME_LENGTH_MAX: usize = 64;
 
 pub(super) fn resolve(
     file: &raw::File,
@@ -34,6 +35,9 @@ pub(super) fn resolve(
         }
         budgets.push(budget);
     }
+    budgets.extend(limits::resolve(file, teams, offered, &mut names, findings));
+    // Whoever has a number in a minute is not to be refused by another limit any more.
+    budgets.sort_by_key(|budget| budget.measure == Measure::Rate);
     Budgets(budgets.into())
 }
 
@@ -45,15 +49,7 @@ fn budget(
 ) -> Option<Budget> {
     let scope = entry.scope.0.as_ref()?;
     check(scope, teams, offered, findings);
-    let scope = Scope {
-        team: label(&scope.team),
-        project: label(&scope.project),
-        key: label(&scope.key),
-        user: label(&scope.user),
-        tag: scope.tag.given().map(|tag| tag.value.0.clone()),
-        provider: label(&scope.provider),
-        model: label(&scope.model),
-    };
+    let scope = resolved(scope);
     let per = entry.per.0.as_ref()?.value;
     let timezone = entry.timezone.given().map_or(Tz::UTC, |zone| zone.value);
     let name = entry
@@ -62,8 +58,9 @@ fn budget(
         .map_or_else(|| named_after(&scope, per.as_str(), timezone), |name| name.value.0.clone());
     Some(Budget {
         name,
+        measure: Measure::Money,
         scope,
-        limit: entry.limit_usd.0.as_ref()?.value.0,
+        limit: entry.limit_usd.0.as_ref()?.value.0.0,
         per,
         timezone,
         when_spent: entry.when_spent.given().map_or(WhenSpent::Hold, |when| when.value),
@@ -71,12 +68,24 @@ fn budget(
     })
 }
 
+pub(super) fn resolved(scope: &raw::Scope) -> Scope {
+    Scope {
+        team: label(&scope.team),
+        project: label(&scope.project),
+        key: label(&scope.key),
+        user: label(&scope.user),
+        tag: scope.tag.given().map(|tag| tag.value.0.clone()),
+        provider: label(&scope.provider),
+        model: label(&scope.model),
+    }
+}
+
 fn label(given: &Optional<crate::scalar::Label>) -> Option<String> {
     given.given().map(|label| label.value.0.clone())
 }
 
 /// What a scope names should be there: a budget of a team that nobody configured limits nothing.
-fn check(scope: &raw::Scope, teams: &Teams, offered: &Offered, findings: &mut Findings<'_>) {
+pub(super) fn check(scope: &raw::Scope, teams: &Teams, offered: &Offered, findings: &mut Findings<'_>) {
     if let Some(team) = scope.team.given()
         && !teams.keys().any(|known| known.as_str() == team.value.0)
     {
@@ -99,7 +108,7 @@ fn check(scope: &raw::Scope, teams: &Teams, offered: &Offered, findings: &mut Fi
 }
 
 /// A name that says what the budget is for, and is the same as long as that is.
-fn named_after(scope: &Scope, per: &str, timezone: Tz) -> String {
+pub(super) fn named_after(scope: &Scope, per: &str, timezone: Tz) -> String {
     let tag = scope.tag.as_ref().map(|(name, value)| format!("{name}={value}"));
     let parts = [
         ("team", &scope.team),

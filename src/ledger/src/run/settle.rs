@@ -15,7 +15,7 @@ use tollgate_bus::counter::StoredEntry;
 use tollgate_bus::retry::Patience;
 use tollgate_bus::{Bus, counter, event};
 use tollgate_policy::budget::Budgets;
-use tollgate_protocol::budget::{Counter, Entry, EntryKind};
+use tollgate_protocol::budget::{Counter, Entry, EntryKind, Unit};
 use tollgate_protocol::usage::{Kind, UsageEvent};
 use tollgate_protocol::{Sequence, Timestamp};
 
@@ -256,9 +256,11 @@ impl Settler<'_> {
                 let Ok(_place) = writes.acquire().await else { return };
                 let entry = Entry {
                     kind: EntryKind::Settle,
+                    unit: due.unit,
                     account: due.account.clone(),
                     attempt: due.attempt,
                     tried: due.tried.clone(),
+                    takes: None,
                     usage_sequence: None,
                 };
                 tollgate_bus::point("ledger.settle");
@@ -293,6 +295,7 @@ impl Settler<'_> {
     /// Writes what was spent before the budget was there, so that its counter begins with it.
     async fn open_budget(&self, name: &str) -> Result<(), Fault> {
         let Some(budget) = self.budgets.named(name) else { return Ok(()) };
+        let Some(unit) = budget.measure.unit() else { return Ok(()) };
         let up_to = self.lock().cursors().usage.unwrap_or_default();
         let now = tollgate_bus::now();
         let window = budget.window(now);
@@ -301,14 +304,18 @@ impl Settler<'_> {
         let is_known = self.lock().counters().any(|counter| counter.budget == name);
         let amount = match is_known {
             true => 0,
-            false => spent_since(self.bus, &only, window.start, up_to).await?,
+            // What is over is in flight no more.
+            false if unit == Unit::InFlight => 0,
+            false => spent_since(self.bus, &only, unit, window.start, up_to).await?,
         };
         let counter = Counter { budget: name.to_owned(), window: window.name };
         let entry = Entry {
             kind: EntryKind::Open,
+            unit,
             account: String::new(),
             attempt: 0,
             tried: None,
+            takes: None,
             usage_sequence: Some(up_to),
         };
         if !self.lease.is_held() {
@@ -317,7 +324,7 @@ impl Settler<'_> {
         // The id does not tell the amount: of two processes that open a budget one is first.
         let id = format!("open/{counter}");
         self.bus.add(&counter, &entry, amount, &id, PATIENCE).await.map_err(again)?;
-        tracing::info!(budget = name, spent = %tollgate_protocol::NanoUsd(amount), "the budget is open");
+        tracing::info!(budget = name, spent = amount, ?unit, "the budget is open");
         // It counts as open when it is read back.
         Ok(())
     }
@@ -345,6 +352,7 @@ impl Settler<'_> {
 async fn spent_since(
     bus: &Bus,
     budgets: &Budgets,
+    unit: Unit,
     start: Option<Timestamp>,
     up_to: Sequence,
 ) -> Result<i64, Fault> {
@@ -369,7 +377,12 @@ async fn spent_since(
         }
         let known = costs.get(&event.counted_id()).map(|(kind, _)| *kind);
         if known.is_none() || (known == Some(Kind::Lost) && event.kind == Kind::Attempt) {
-            costs.insert(event.counted_id(), (event.kind, event.cost_nano_usd.0));
+            let amount = match unit {
+                Unit::NanoUsd => event.cost_nano_usd.0,
+                Unit::Tokens => i64::try_from(event.usage.total_tokens()).unwrap_or(i64::MAX),
+                Unit::InFlight => 0,
+            };
+            costs.insert(event.counted_id(), (event.kind, amount));
         }
     }
     Ok(costs.values().map(|(_, cost)| *cost).fold(0, i64::saturating_add))

@@ -11,9 +11,10 @@ use crate::testing::event;
 
 fn budgets() -> Budgets {
     let budget = Budget {
+        measure: tollgate_policy::budget::Measure::Money,
         name: "research".into(),
         scope: Scope { team: Some("research".into()), ..Scope::default() },
-        limit: NanoUsd(1_000_000),
+        limit: 1_000_000,
         per: Per::Total,
         timezone: tollgate_policy::budget::Tz::UTC,
         when_spent: WhenSpent::Hold,
@@ -44,7 +45,15 @@ impl Entries {
         let usage_sequence = (kind == EntryKind::Open).then_some(100);
         StoredEntry {
             counter: counter(),
-            entry: Entry { kind, account: account.into(), attempt, tried: self.tried(kind), usage_sequence },
+            entry: Entry {
+                kind,
+                unit: tollgate_protocol::budget::Unit::NanoUsd,
+                account: account.into(),
+                attempt,
+                tried: self.tried(kind),
+                takes: None,
+                usage_sequence,
+            },
             id: match kind {
                 EntryKind::Settle => "end/t".into(),
                 _ => self.sequence.to_string(),
@@ -78,7 +87,7 @@ fn what_is_spent_is_told_apart_from_what_is_reserved() {
     assert_eq!((outcome.due.len(), outcome.changed.len()), (0, 1));
     assert_eq!((book.spent(&counter()).spent_nano_usd, book.spent(&counter()).total_nano_usd), (50, 450));
     let question = OpenQuestion { account: account.clone(), attempt: 1 };
-    assert_eq!(book.answer(&question).unwrap().open, [(counter(), 400)]);
+    assert_eq!(book.answer(&question).unwrap().open, [(counter(), "r".to_owned(), 400)]);
 
     let outcome = book.read(&[], &[(101, paid("r1", 120))]).unwrap();
     let [due] = outcome.due.as_slice() else { panic!("{outcome:?}") };

@@ -1,10 +1,11 @@
 use proptest::prelude::*;
-use tollgate_protocol::NanoUsd;
 use tollgate_protocol::budget::{Counter, Entry, EntryKind};
 use tollgate_protocol::usage::{Kind, UsageEvent};
+use tollgate_protocol::{NanoUsd, TokenUsage};
 
 use super::*;
 use crate::budget::tests::{at, budget, event};
+use crate::budget::{Budget, Measure};
 
 /// Something that an account hears of.
 type Step = Box<dyn Fn(&mut Account, u64)>;
@@ -18,7 +19,15 @@ fn counter(window: &str) -> Counter {
 }
 
 fn entry(kind: EntryKind, attempt: u32) -> Entry {
-    Entry { kind, account: "team._.r1".into(), attempt, tried: Some("try".into()), usage_sequence: None }
+    Entry {
+        kind,
+        unit: Unit::NanoUsd,
+        account: "team._.r1".into(),
+        attempt,
+        tried: Some("try".into()),
+        takes: None,
+        usage_sequence: None,
+    }
 }
 
 fn entry_of(kind: EntryKind, attempt: u32, tried: Option<String>) -> Entry {
@@ -42,12 +51,32 @@ fn a_reservation_is_settled_at_what_the_call_cost() {
     let mut account = Account::default();
     account.note_entry(&counter("w"), &entry(EntryKind::Reserve, 1), 500, 1, at(1));
     assert_eq!(differences(&account), [], "it is open");
-    assert_eq!(account.open(1, &budgets()), [(counter("w"), 500)]);
+    assert_eq!(account.open(1, &budgets()), [(counter("w"), "try".to_owned(), 500)]);
     account.note_usage(&paid(1, 120, true), 101, &budgets());
     assert_eq!(differences(&account), [("w".into(), 1, -380)]);
     assert_eq!(account.open(1, &budgets()), []);
     account.note_entry(&counter("w"), &entry(EntryKind::Settle, 1), -380, 2, at(2));
     assert_eq!(differences(&account), []);
+}
+
+#[test]
+fn limits_are_settled_in_their_own_units() {
+    let limit = |name: &str, measure| Budget { measure, ..budget(name, "1.00") };
+    let budgets = Budgets([limit("t", Measure::Tokens), limit("f", Measure::InFlight)].into());
+    let of = |name: &str| Counter { budget: name.into(), window: "w".into() };
+    let mut account = Account::default();
+    for (name, unit, amount) in [("t", Unit::Tokens, 500), ("f", Unit::InFlight, 1)] {
+        account.note_entry(&of(name), &Entry { unit, ..entry(EntryKind::Reserve, 1) }, amount, 1, at(1));
+    }
+    let usage = TokenUsage { input_tokens: 30, output_tokens: 12, ..TokenUsage::default() };
+    account.note_usage(&UsageEvent { usage, ..paid(1, 9_999, true) }, 101, &budgets);
+    let lines = account.lines(&budgets, |_| Some(100));
+    let differences: Vec<_> =
+        lines.iter().map(|line| (line.counter.budget.as_str(), line.unit, line.difference())).collect();
+    assert_eq!(differences, [("f", Unit::InFlight, -1), ("t", Unit::Tokens, -458)]);
+    // A limit that is taken out of the configuration is settled in its unit all the same.
+    let lines = account.lines(&Budgets::default(), |_| None);
+    assert_eq!(lines.iter().map(Line::difference).collect::<Vec<_>>(), [-1, -458]);
 }
 
 #[test]
@@ -113,6 +142,20 @@ fn each_try_is_ended_under_its_own_id() {
         &budgets(),
     );
     assert_eq!(entries(&account), [(None, 7)]);
+}
+
+/// Two routers have the same request in hand. One takes over what the other reserved; the other's undo comes too late, since
+/// it has the same id as what took it over.
+#[test]
+fn a_try_that_is_taken_over_is_ended_under_its_new_id() {
+    let mut account = Account::default();
+    account.note_entry(&counter("w"), &entry_of(EntryKind::Reserve, 1, Some("theirs".into())), 500, 1, at(1));
+    let take = Entry { takes: Some("theirs".into()), ..entry_of(EntryKind::Take, 1, Some("mine".into())) };
+    account.note_entry(&counter("w"), &take, 0, 2, at(1));
+    assert_eq!(account.open(1, &budgets()), [(counter("w"), "mine".to_owned(), 500)]);
+    account.note_usage(&paid(1, 120, true), 101, &budgets());
+    let entries = account.lines(&budgets(), |_| None)[0].entries();
+    assert_eq!(entries, [(Some("mine".into()), -380)]);
 }
 
 #[test]

@@ -14,8 +14,9 @@ pub(crate) fn at(seconds: i64) -> Timestamp {
 pub(crate) fn budget(name: &str, limit: &str) -> Budget {
     Budget {
         name: name.into(),
+        measure: Measure::Money,
         scope: Scope { team: Some("team".into()), ..Scope::default() },
-        limit: money::parse_usd(limit).unwrap(),
+        limit: money::parse_usd(limit).unwrap().0,
         per: Per::Month,
         timezone: Tz::UTC,
         when_spent: WhenSpent::Hold,
@@ -78,6 +79,7 @@ fn job(targets: Vec<Target>) -> Job {
         reply_to: None,
         traceparent: None,
         reserved: None,
+        rejects_on_limit: false,
         output_tokens_max: None,
         model_at: (0, 0),
         body: Vec::new().into(),
@@ -149,16 +151,12 @@ fn a_try_holds_only_within_the_limit() {
         (&estimate, 100, 1_000, None, Verdict::Reserved),
         (&estimate, 100, 1_001, None, Verdict::Wait),
         (&estimate, 100, 1_050, spent(999), Verdict::Wait),
-        (&estimate, 100, 1_050, spent(950), Verdict::Less(NanoUsd(50))),
-        (&estimate, 5_000, 5_000, spent(0), Verdict::Less(NanoUsd(1_000))),
+        (&estimate, 100, 1_050, spent(950), Verdict::Less(50)),
+        (&estimate, 5_000, 5_000, spent(0), Verdict::Less(1_000)),
         (&estimate, 100, 1_100, spent(1_000), Verdict::Spent),
         (&estimate, 100, 1_300, spent(1_200), Verdict::Spent),
     ] {
-        assert_eq!(
-            judge(budget, NanoUsd(amount), total, spent.as_ref()),
-            expected,
-            "{amount} {total} {spent:?}"
-        );
+        assert_eq!(judge(budget, amount, total, spent.as_ref()), expected, "{amount} {total} {spent:?}");
     }
 }
 
@@ -180,7 +178,7 @@ fn a_request_needs_room_in_every_budget_and_covers_what_they_cover() {
         .into(),
     );
     let needs = budgets.needs(&job, &prices);
-    let of_team = [Need { budget: 0, amount: NanoUsd(150) }];
+    let of_team = [Need { budget: 0, amount: 150 }];
     assert_eq!(needs.amounts(&budgets, None), of_team, "at the dearest that is covered");
     assert_eq!(needs.covers, Some(vec![0, 1]));
     let there = budgets.needs(&Job { target: 2, ..job.clone() }, &prices);
@@ -188,8 +186,36 @@ fn a_request_needs_room_in_every_budget_and_covers_what_they_cover() {
     assert_eq!(Budgets::default().needs(&job, &prices), Needs::default());
     let estimated = Budgets([Budget { reserve: Reserve::Estimate, ..budget("team", "1") }].into());
     let needs = estimated.needs(&job, &prices);
-    assert_eq!(needs.amounts(&estimated, Some(10))[0].amount, NanoUsd(90), "all three are covered");
-    assert_eq!(needs.amounts(&estimated, None)[0].amount, NanoUsd(450), "nothing is known");
+    assert_eq!(needs.amounts(&estimated, Some(10))[0].amount, 90, "all three are covered");
+    assert_eq!(needs.amounts(&estimated, None)[0].amount, 450, "nothing is known");
+}
+
+#[test]
+fn limits_are_needs_in_their_own_units() {
+    let target = Target { provider: "p".into(), model: "m".into() };
+    let prices = BTreeMap::from([(target.clone(), Price { input: 0, cached_input: 0, output: 1 })]);
+    let job = Job { output_tokens_max: Some(50), body: vec![b'x'; 40].into(), ..job(vec![target]) };
+    let of = |measure, reserve| Budget { measure, reserve, ..budget("l", "1") };
+    let provider = Scope { provider: Some("p".into()), ..Scope::default() };
+    let budgets = Budgets(
+        [
+            of(Measure::Tokens, Reserve::Estimate),
+            of(Measure::InFlight, Reserve::Strict),
+            of(Measure::Rate, Reserve::Strict),
+            Budget { scope: provider, ..of(Measure::Rate, Reserve::Strict) },
+        ]
+        .into(),
+    );
+    let amounts = |most| -> Vec<i64> {
+        budgets.needs(&job, &prices).amounts(&budgets, most).iter().map(|need| need.amount).collect()
+    };
+    assert_eq!(amounts(None), [60, 1, 1], "the last is seen to by the provider's workers");
+    assert_eq!(amounts(Some(7)), [17, 1, 1]);
+    let is_for = |provider| budgets.0[3].is_for_call("team", &Meta::default(), provider, "m");
+    assert!(is_for("p") && !is_for("q"));
+    assert_eq!(budgets.of_event(&event()).count(), 2, "numbers are not settled");
+    let full = judge(&budgets.0[1], 1, budgets.0[1].limit + 1, Some(&Spent::default()));
+    assert_eq!(full, Verdict::Wait, "what is in flight will end");
 }
 
 #[test]

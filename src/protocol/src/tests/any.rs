@@ -253,6 +253,7 @@ pub(super) fn job() -> impl Strategy<Value = Job> {
                 traceparent: texts.2,
                 reserved: numbers.3.map(|_| vec![0, 1]),
                 output_tokens_max: numbers.3,
+                rejects_on_limit: false,
                 model_at: (numbers.2, body.len()),
                 body_ref: numbers.3.map(|_| BodyRef { object: "object".into(), bytes: body.len() }),
                 body: body.into(),

@@ -1,0 +1,188 @@
+//! Promise 4 for limits: what is in flight, and what begins in a minute, across any number of routers and workers.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+use tollgate_tests::config::Config;
+use tollgate_tests::provider::{Behaviour, Provider};
+use tollgate_tests::roles::Role;
+use tollgate_tests::wait::eventually;
+
+use super::counter::{entries, most_held, totals};
+use super::hard::{PRICE, TEAM, request};
+use crate::stage::{PATIENCE, Stage, scale};
+
+const ROLES: [Role; 7] =
+    [Role::Worker, Role::Router, Role::Router, Role::Router, Role::Router, Role::Ledger, Role::Worker];
+const ROUTERS: [usize; 2] = [1, 2];
+
+fn config(provider: &Provider, limit: &str) -> Config {
+    Config::new()
+        .provider("sim", &provider.base_url(), 32, &[("m-1", PRICE)])
+        .model("small", &["sim/m-1"])
+        .team(TEAM)
+        .team("other")
+        .timing(Duration::from_secs(2), Duration::from_secs(60))
+        .raw(&format!("[[limits]]\n{limit}\n"))
+}
+
+fn of_team(limit: &str) -> String {
+    format!("scope = {{ team = \"{TEAM}\" }}\n{limit}")
+}
+
+/// Waits until nothing is in flight under a limit, by its counter.
+async fn released(stage: &Stage) {
+    eventually(PATIENCE, "nothing in flight", async || {
+        let totals = totals(&stage.client).await;
+        if totals.values().all(|total| *total == 0) { Ok(()) } else { Err(totals) }
+    })
+    .await;
+}
+
+/// Checks that no call was earlier than a limit of so many per minute allows, all that were made since `start`. A slow
+/// machine makes calls later, never earlier.
+fn assert_paced(provider: &Provider, start: SystemTime, per_minute: u32) {
+    let mut times: Vec<_> = provider.calls().iter().map(|call| call.arrived_at).collect();
+    times.sort_unstable();
+    let slot = Duration::from_secs(60) / per_minute;
+    for (earlier, at) in times.iter().enumerate() {
+        // The slot that was under way at the start, and those since.
+        let slots = 1 + at.duration_since(start).unwrap().as_nanos() / slot.as_nanos() + 1;
+        assert!(earlier as u128 + 1 <= slots, "call {} after {:?}", earlier + 1, at.duration_since(start));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_are_in_flight_than_the_limit_whoever_is_killed() {
+    let mut stage = Stage::with(&ROLES, |provider| config(provider, &of_team("in_flight = 3"))).await;
+    stage.provider.always(Behaviour::Delay(Duration::from_millis(30)));
+    let count = scale(60, 300);
+    let requests: Vec<_> = (0..count).map(|n| request(&format!("r{n}"), 2)).collect();
+    let live = stage.client.watch(TEAM).await;
+    stage.client.publish_all(&requests).await;
+    for round in 1..=3 {
+        eventually(PATIENCE, "calls", async || {
+            let total = stage.provider.total();
+            if total >= count * round / 5 { Ok(()) } else { Err(total) }
+        })
+        .await;
+        for router in ROUTERS {
+            stage.running[router].kill9();
+        }
+        for router in ROUTERS {
+            stage.running[router].restart().await;
+        }
+    }
+    live.await_answered(count, PATIENCE).await;
+    assert_eq!((stage.provider.peak(), stage.provider.total()), (3, count));
+    released(&stage).await;
+    assert_eq!(most_held(&entries(&stage.client).await, 3), 3);
+    stage.idle().await;
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_a_minute_are_spread_over_it_across_routers() {
+    let limit = of_team("requests_per_minute = 600");
+    let mut stage = Stage::with(&ROLES, |provider| config(provider, &limit)).await;
+    let start = SystemTime::now();
+    let requests: Vec<_> = (0..40).map(|n| request(&format!("r{n}"), 2)).collect();
+    let live = stage.client.watch(TEAM).await;
+    stage.client.publish_all(&requests).await;
+    // A router dies with numbers in hand; they are wasted, and nothing else.
+    eventually(PATIENCE, "calls", async || (stage.provider.total() >= 5).then_some(())).await;
+    stage.running[ROUTERS[0]].kill9();
+    stage.running[ROUTERS[0]].restart().await;
+    live.await_answered(requests.len(), PATIENCE).await;
+    assert_eq!(stage.provider.total(), requests.len());
+    assert_paced(&stage.provider, start, 600);
+    stage.idle().await;
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_of_an_account_are_paced_in_the_workers_retries_too() {
+    let limit = "scope = { provider = \"sim\" }\nrequests_per_minute = 600";
+    let mut stage = Stage::with(&ROLES, |provider| config(provider, limit)).await;
+    stage.provider.script(|call| {
+        if call.earlier == 0 { Behaviour::error(500, "server_error", None) } else { Behaviour::Answer }
+    });
+    let start = SystemTime::now();
+    let requests: Vec<_> = (0..15).map(|n| request(&format!("r{n}"), 2)).collect();
+    let live = stage.client.watch(TEAM).await;
+    stage.client.publish_all(&requests).await;
+    live.await_answered(requests.len(), PATIENCE).await;
+    assert!(stage.provider.total() >= 2 * requests.len());
+    assert_paced(&stage.provider, start, 600);
+    stage.idle().await;
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_a_minute_are_not_passed_and_say_what_was_used() {
+    let limit = of_team("tokens_per_minute = 200");
+    let mut stage = Stage::with(&ROLES, |provider| config(provider, &limit)).await;
+    // So many that they do not fit into two minutes.
+    let requests: Vec<_> = (0..200).map(|n| request(&format!("r{n}"), 2).field("ttl_ms", 4_000)).collect();
+    let live = stage.client.watch(TEAM).await;
+    stage.client.publish_all(&requests).await;
+    live.await_answered(requests.len(), PATIENCE).await;
+    let ended = |status: &str| live.all().iter().filter(|stored| stored.value()["status"] == status).count();
+    assert_eq!(ended("succeeded") + ended("expired"), requests.len());
+    assert!(ended("succeeded") > 0 && ended("expired") > 0);
+    let used: i64 = live
+        .all()
+        .iter()
+        .filter_map(|stored| {
+            let usage = &stored.value()["usage"];
+            Some(usage["input_tokens"].as_i64()? + usage["output_tokens"].as_i64()?)
+        })
+        .sum();
+    eventually(PATIENCE, "counters that say what was used", async || {
+        let counted: i64 = totals(&stage.client).await.values().sum();
+        if counted == used { Ok(()) } else { Err((counted, used)) }
+    })
+    .await;
+    // What passes the limit is only what calls use beyond their estimates: a word or two each.
+    for (window, total) in totals(&stage.client).await {
+        assert!(total <= 220, "{total} of 200 in {window}");
+    }
+    stage.idle().await;
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_want_to_wait_is_rejected_and_nobody_else() {
+    let mut stage = Stage::with(&ROLES, |provider| config(provider, &of_team("in_flight = 1"))).await;
+    stage.provider.script(|call| match call.key.as_str() {
+        "holds" => Behaviour::Delay(Duration::from_secs(600)),
+        _ => Behaviour::Answer,
+    });
+    let holds = request("holds", 2);
+    stage.client.publish(&holds).await;
+    eventually(PATIENCE, "a call", async || (stage.provider.in_flight() == 1).then_some(())).await;
+    let rejected = request("rejected", 2).field("on_limit", "reject");
+    let waits = request("waits", 2).field("on_limit", "wait");
+    stage.client.publish(&waits).await;
+    stage.client.publish(&rejected).await;
+    let response = stage.client.await_response(&rejected.identity, PATIENCE).await.value();
+    assert_eq!(
+        (&response["status"], &response["error"]["code"]),
+        (&json!("rejected"), &json!("rate_limited"))
+    );
+    assert_eq!(response["error"]["retryable"], true, "{response}");
+    assert!(response["error"]["message"].as_str().unwrap().contains("1 in flight"), "{response}");
+    // Another team has no limit.
+    let other = tollgate_tests::request::Identity::new("other", "limits", "free");
+    let other = tollgate_tests::request::Request::chat(&other, "small", "free");
+    stage.client.publish(&other).await;
+    stage.client.await_response(&other.identity, PATIENCE).await;
+    assert!(stage.client.response(&waits.identity).await.is_none());
+    let cancel = holds.identity.cancel_subject();
+    stage.client.try_publish_raw(&cancel, Default::default(), "").await.unwrap();
+    let response = stage.client.await_response(&waits.identity, PATIENCE).await.value();
+    assert_eq!(response["status"], "succeeded", "{response}");
+    released(&stage).await;
+    stage.idle().await;
+    stage.stop().await;
+}

@@ -1,0 +1,65 @@
+//! Whose turn it is under limits of requests per minute of a provider's account: looked at before each call, so that
+//! retries count, too.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use tollgate_bus::retry::Patience;
+use tollgate_policy::budget::Budget;
+use tollgate_policy::pace::{Asking, Numbered};
+use tollgate_protocol::Timestamp;
+use tollgate_protocol::job::Target;
+
+use super::job::Work;
+
+/// How long one number is asked for before the call waits.
+const PATIENCE: Patience = Patience(Duration::from_secs(5));
+/// How soon a limit that does not answer is asked again.
+const RETRY: Duration = Duration::from_millis(200);
+
+impl Work<'_> {
+    /// Waits for the turn of a call under all limits of its account. `false`: the worker stops, or the deadline has come.
+    pub(super) async fn wait_for_turn(&self, target: &Target) -> bool {
+        let (team, meta) = (self.job.identity.team.as_str(), &self.job.meta);
+        let limits = self.context.settings.rates.0.iter();
+        for limit in limits.filter(|limit| limit.is_for_call(team, meta, &target.provider, &target.model)) {
+            if !self.wait_for_number(limit).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn wait_for_number(&self, limit: &Budget) -> bool {
+        let per_minute = u32::try_from(limit.limit).ok().and_then(NonZeroU32::new);
+        let mut asking = Asking::new(per_minute.unwrap_or(NonZeroU32::MAX));
+        loop {
+            let add = asking.next(tollgate_bus::now());
+            let id = add.id.as_deref();
+            let added = self.context.bus.add_numbers(&limit.name, &add.cell, add.amount, id, PATIENCE).await;
+            let later = match added.map(|number| asking.heard(number, tollgate_bus::now())) {
+                Ok(Some(Numbered::At(at))) => return self.sleep_until(at).await,
+                Ok(Some(Numbered::Later(at))) => at,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, limit = limit.name, "a limit's counter does not answer, trying again");
+                    tollgate_bus::now() + RETRY
+                }
+            };
+            if !self.sleep_until(later).await {
+                return false;
+            }
+            asking = Asking::new(per_minute.unwrap_or(NonZeroU32::MAX));
+        }
+    }
+
+    /// `false`: it was cut by a stop or by the deadline.
+    async fn sleep_until(&self, at: Timestamp) -> bool {
+        let end = at.min(self.job.deadline);
+        tokio::select! {
+            () = self.context.stop.cancelled() => return false,
+            () = tokio::time::sleep((end - tollgate_bus::now()).to_std().unwrap_or_default()) => {}
+        }
+        at < self.job.deadline
+    }
+}
