@@ -122,11 +122,16 @@ impl Stage {
     pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let mut sum = 0.0;
         for running in &self.running {
-            let text = get(&format!("{}/metrics", running.http())).await;
-            sum += text.lines().filter_map(|line| sample(line, name, labels)).sum::<f64>();
+            sum += metric_of(running, name, labels).await;
         }
         sum
     }
+}
+
+/// A metric of one process, over all samples with these labels.
+pub(crate) async fn metric_of(running: &Running, name: &str, labels: &[&str]) -> f64 {
+    let text = get(&format!("{}/metrics", running.http())).await;
+    text.lines().filter_map(|line| sample(line, name, labels)).sum()
 }
 
 /// The body of an HTTP answer with status 200.

@@ -10,8 +10,8 @@ use tollgate_tests::request::{Identity, Request};
 use tollgate_tests::roles::{Broker, Role};
 use tollgate_tests::wait::eventually;
 
-use super::counter::{entries, most_held, settled};
-use crate::stage::{PATIENCE, Stage, scale};
+use super::counter::{entries, most_held, settled, totals};
+use crate::stage::{PATIENCE, Stage, metric_of, scale};
 
 pub(crate) const TEAM: &str = "research";
 /// Only output is paid for, so that what a call can cost at most is known to the nano-dollar.
@@ -150,6 +150,54 @@ async fn a_refused_try_of_a_killed_router_is_no_reservation() {
     assert_eq!((stage.provider.total(), settled(&stage.client, TEAM).await), (1, limit));
     assert_eq!(most_held(&entries(&stage.client).await, limit), limit);
     stage.idle().await;
+}
+
+/// A router stands still between a try that the limit refused and taking it back. Meanwhile there is room, and another router
+/// goes on with that try. What the first takes back then must not be what the call relies on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_try_that_another_router_goes_on_with_is_not_taken_back() {
+    let limit = TOKEN * WORDS as i64;
+    let config = |provider: &Provider| config(provider, 4, &strict(limit, "hold"));
+    let mut stage = Stage::with(&[Role::Ledger, Role::Router], config).await;
+    stage.provider.always(Behaviour::Delay(Duration::from_secs(600)));
+    stage.running[1].restart_at(Some("router.reserve.stored:2:stop"));
+    stage.running[1].await_ready().await;
+    // Nobody works: the first has the budget, and is not called.
+    let [first, second, third] = ["first", "second", "third"].map(|id| request(id, WORDS));
+    stage.client.publish(&first).await;
+    eventually(PATIENCE, "a reservation that holds", async || {
+        (stage.client.message_count("LLM_DISPATCH_sim").await == 1).then_some(())
+    })
+    .await;
+    stage.client.publish(&second).await;
+    eventually(PATIENCE, "a try that the limit refuses", async || {
+        let total = entries(&stage.client).await.last().map_or(0, |entry| entry.total);
+        if total == 2 * limit { Ok(()) } else { Err(total) }
+    })
+    .await;
+    stage.start(Role::Router).await;
+    let cancel = first.identity.cancel_subject();
+    stage.client.try_publish_raw(&cancel, Default::default(), "").await.unwrap();
+    stage.client.await_response(&first.identity, PATIENCE).await;
+    stage.start(Role::Worker).await;
+    eventually(PATIENCE, "the second's call", async || (stage.provider.in_flight() == 1).then_some(())).await;
+    let entries_now = entries(&stage.client).await;
+    assert!(entries_now.iter().any(|entry| entry.kind == "take"), "{entries_now:?}");
+    stage.running[1].cont();
+    eventually(PATIENCE, "the first router's undo", async || {
+        let waits = metric_of(&stage.running[1], "tollgate_budget_waits_total", &[]).await;
+        if waits >= 1.0 { Ok(()) } else { Err(waits) }
+    })
+    .await;
+    let before = stage.metric("tollgate_budget_waits_total", &[]).await;
+    stage.client.publish(&third).await;
+    eventually(PATIENCE, "the third to find no room", async || {
+        let waits = stage.metric("tollgate_budget_waits_total", &[]).await;
+        if waits >= before + 2.0 || stage.provider.total() > 1 { Ok(()) } else { Err(waits) }
+    })
+    .await;
+    assert_eq!(stage.provider.total(), 1, "there is room for one");
+    assert_eq!(totals(&stage.client).await.values().sum::<i64>(), limit);
 }
 
 /// A ledger stands still for longer than its lease, with calls to be settled, another one takes over, and the first goes
