@@ -33,7 +33,7 @@ pub struct Held {
     pub redelivered: bool,
     acker: Acker,
     beat: Beat,
-    _place: OwnedSemaphorePermit,
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl std::fmt::Debug for Held {
@@ -73,6 +73,11 @@ impl Held {
         if let Err(error) = self.acker.ack_with(AckKind::Nak(Some(delay))).await {
             tracing::debug!(%error, message = %self.source, "hand-back was not sent");
         }
+    }
+
+    /// Makes room for another one, and stays in hand.
+    pub fn free_place(&mut self) {
+        self.place = None;
     }
 
     /// Lets go without a word: somebody else has it, and an acknowledgement would take it from them.
@@ -235,6 +240,6 @@ fn held(
         redelivered,
         acker,
         beat,
-        _place: place,
+        place: Some(place),
     })
 }

@@ -333,6 +333,14 @@ impl Budgets {
         self.0.get(index).is_some_and(|budget| budget.measure == Measure::Rate)
     }
 
+    /// Whether this one is for some requests of a team and not for others.
+    pub fn is_for_part_of_a_team(&self, index: usize) -> bool {
+        self.0.get(index).is_some_and(|budget| {
+            let whole = Scope { team: budget.scope.team.clone(), ..Scope::default() };
+            budget.scope != whole
+        })
+    }
+
     /// The budget of this name.
     pub fn named(&self, name: &str) -> Option<&Budget> {
         self.0.iter().find(|budget| budget.name == name)

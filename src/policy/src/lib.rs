@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod answer;
+pub mod aside;
 pub mod budget;
 pub mod catalog;
 pub mod claim;

@@ -184,6 +184,13 @@ impl<T> Queue<T> {
         self.length += 1;
     }
 
+    /// Everything that waits, each team's in its order.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&Place, &mut T)> {
+        let flows = self.levels.iter_mut().flat_map(|level| level.flows.values_mut());
+        let queues = flows.flat_map(|flow| flow.gates.values_mut());
+        queues.flatten().map(|(_, place, item)| (&*place, item))
+    }
+
     /// Takes out every item for which `leaves` holds, without counting it as served.
     pub fn take_out(&mut self, leaves: impl Fn(&T) -> bool) -> Vec<(Place, T)> {
         let mut out = Vec::new();

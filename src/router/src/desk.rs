@@ -27,18 +27,20 @@ use tollgate_protocol::response::Outcome;
 use tollgate_protocol::usage::{Kind, UsageEvent};
 use tollgate_telemetry::{self as telemetry, Role};
 
-use crate::Context;
 use crate::dispatch::{Dispatched, Left, dispatch};
 use crate::gates::{Gates, Seen};
 use crate::holding::Holding;
 use crate::index::Released;
 use crate::intake::{self, Item, NotTaken};
 use crate::tally::Way;
+use crate::{Context, aside};
 
 /// Dispatches in flight, over all providers.
 const IN_FLIGHT_MAX: usize = 512;
 /// How often the server is asked how many requests wait.
 const MEASURE_EVERY_SECONDS: u64 = 5;
+/// How often what waits for a budget makes room for others.
+const ASIDE_EVERY: Duration = Duration::from_millis(250);
 /// Messages taken in before dispatching again, so that neither waits for the other.
 const INTAKE_MAX: usize = 64;
 
@@ -111,6 +113,8 @@ impl Desk {
     pub(crate) async fn serve(mut self, mut incoming: Incoming, stop: &CancellationToken, drain: Duration) {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut asides = tokio::time::interval(ASIDE_EVERY);
+        asides.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(INTAKE_MAX);
         let mut news = self.context.spending.news();
         loop {
@@ -138,6 +142,10 @@ impl Desk {
                 Some(message) = incoming.frees.next() => self.freed(message.subject.as_str()),
                 () = tokio::time::sleep_until(reopen.unwrap_or_else(far)), if reopen.is_some() => {}
                 _ = seconds.tick() => self.each_second(),
+                _ = asides.tick(), if !self.context.settings.budgets.is_empty() => {
+                    let budgets = &self.context.settings.budgets;
+                    aside::make_room(&mut self.queue, &self.gates, budgets, tollgate_bus::now());
+                }
             }
         }
         self.close(incoming, drain).await;

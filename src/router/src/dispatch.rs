@@ -82,6 +82,10 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
         Reserving::Spent(budget, spent) => {
             let full = Seen::NoRoom(budget, context.after_spent(budget));
             let when_spent = of(budget).map(|budget| (budget, budget.when_spent));
+            let waits = |seen, item| {
+                telemetry::count_budget_wait(of(budget).map_or("", |budget| &budget.name));
+                done(seen, Left::Item(item))
+            };
             return match when_spent {
                 Some((of, WhenSpent::Reject)) => {
                     done(Seen::NotTried, context.reject_item(*item, exceeded(of, spent)).await)
@@ -91,9 +95,9 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
                         let identity = item.identity.clone();
                         done(Seen::NotTried, Left::Again(identity, Box::new((item.message, job))))
                     }
-                    None => done(full, Left::Item(item)),
+                    None => waits(full, item),
                 },
-                Some((_, WhenSpent::Hold)) | None => done(full, Left::Item(item)),
+                Some((_, WhenSpent::Hold)) | None => waits(full, item),
             };
         }
         Reserving::TooSmall(budget, amount) => {

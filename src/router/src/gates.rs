@@ -80,7 +80,12 @@ impl Gates {
 
     /// Whether all of these may be tried now.
     pub(crate) fn has_room(&self, budgets: &[usize]) -> bool {
-        budgets.iter().all(|budget| self.budgets.get(budget).is_none_or(Gate::is_open))
+        budgets.iter().all(|budget| self.has_room_in(*budget))
+    }
+
+    /// Whether this one may be.
+    pub(crate) fn has_room_in(&self, budget: usize) -> bool {
+        self.budgets.get(&budget).is_none_or(Gate::is_open)
     }
 
     /// A message goes there.

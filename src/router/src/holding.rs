@@ -96,6 +96,15 @@ impl Holding {
         self.counted = Some(tally.count(&self.subject, way));
     }
 
+    /// Makes room for the next one of its lane, and stays in hand.
+    pub(crate) fn step_aside(&mut self) {
+        // What is aside feeds nobody: its team may have to be looked for behind a flood.
+        self.counted = None;
+        if let Way::Pulled(held) = &mut self.way {
+            held.free_place();
+        }
+    }
+
     /// Its headers, as the protocol reads them.
     pub(crate) fn header_view(&self) -> HeaderView<'_> {
         HeaderView(self.headers.as_ref())

@@ -59,6 +59,10 @@ pub(crate) struct Item {
     pub(crate) rejects_on_limit: bool,
     /// The attempt that comes next.
     pub(crate) attempt: u32,
+    /// Since when it is in hand.
+    pub(crate) since: Timestamp,
+    /// Whether it has made room for others.
+    pub(crate) is_aside: bool,
 }
 
 /// Reads a message of a request lane.
@@ -187,6 +191,8 @@ pub(crate) fn item(
         reserved: None,
         turns: Vec::new(),
         rejects_on_limit: job.rejects_on_limit,
+        since: tollgate_bus::now(),
+        is_aside: false,
         attempt: job.history.last().map_or(1, |attempt| attempt.number.saturating_add(1)),
     })
 }

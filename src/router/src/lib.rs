@@ -4,6 +4,7 @@
 //! became is stored: a dispatch message, or a terminal response. Any number of routers may run; what two of
 //! them do twice, the record lets happen once.
 
+mod aside;
 mod budget;
 mod cancel;
 mod desk;
