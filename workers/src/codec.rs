@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use tollgate_policy::failure::Class;
+use tollgate_policy::quota::Left;
 use tollgate_protocol::job::Job;
 use tollgate_protocol::{JsonText, Problem, TokenUsage};
 
@@ -32,6 +33,8 @@ pub struct Answer {
     pub status: u16,
     /// `retry-after-ms`, or `Retry-After` in seconds or as a date, as milliseconds from now.
     pub retry_after_ms: Option<u64>,
+    /// What the provider says is left of its limits.
+    pub left: Vec<Left>,
     /// The body.
     pub body: Bytes,
 }

@@ -9,6 +9,7 @@ use tollgate_policy::failure::Class;
 use tollgate_protocol::Timestamp;
 
 use crate::codec::{Answer, Call, Failure};
+use crate::quota;
 
 /// Most bytes of an answer that are read: more cannot be stored in any case.
 pub(crate) const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -108,8 +109,9 @@ impl Endpoint {
         };
         let status = response.status().as_u16();
         let retry_after_ms = retry_after_ms(response.headers(), now);
+        let left = quota::left(response.headers(), now);
         let body = read_body(response, self.timeouts.idle).await?;
-        Ok(Answer { status, retry_after_ms, body })
+        Ok(Answer { status, retry_after_ms, left, body })
     }
 }
 

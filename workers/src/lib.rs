@@ -7,6 +7,7 @@
 pub mod codec;
 mod http;
 pub mod openai;
+mod quota;
 mod runner;
 pub mod simulator;
 

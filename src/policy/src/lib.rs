@@ -19,6 +19,7 @@ pub mod keys;
 pub mod order;
 pub mod outputs;
 pub mod pace;
+pub mod quota;
 pub mod retention;
 pub mod retry;
 pub mod retry_budget;

@@ -45,7 +45,7 @@ fn assert_paced(provider: &Provider, start: SystemTime, per_minute: u32) {
     let mut times: Vec<_> = provider.calls().iter().map(|call| call.arrived_at).collect();
     times.sort_unstable();
     let slot = Duration::from_secs(60) / per_minute;
-    for (earlier, at) in times.iter().enumerate() {
+    for (earlier, at) in times.iter().filter(|at| **at >= start).enumerate() {
         // The slot that was under way at the start, and those since.
         let slots = 1 + at.duration_since(start).unwrap().as_nanos() / slot.as_nanos() + 1;
         assert!((earlier as u128) < slots, "call {} after {:?}", earlier + 1, at.duration_since(start));
@@ -113,6 +113,38 @@ async fn calls_of_an_account_are_paced_in_the_workers_retries_too() {
     stage.client.publish_all(&requests).await;
     live.await_answered(requests.len(), PATIENCE).await;
     assert!(stage.provider.total() >= 2 * requests.len());
+    assert_paced(&stage.provider, start, 600);
+    stage.idle().await;
+    stage.stop().await;
+}
+
+/// A provider that says that no request is left and that 600 are there again in a minute has one every 100 ms.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_keep_the_distance_that_the_provider_says_it_needs() {
+    let roles = [Role::Worker, Role::Router];
+    let mut stage = Stage::with(&roles, |provider| config(provider, &of_team("in_flight = 100"))).await;
+    stage.start(Role::Ledger).await;
+    let headers = [("limit", "600"), ("remaining", "0"), ("reset", "1m0s")];
+    stage.provider.always(Behaviour::Status {
+        status: 200,
+        headers: headers.map(|(what, value)| (format!("x-ratelimit-{what}-requests"), value.into())).into(),
+        body: json!({
+            "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m-1",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "yes"}}],
+            "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
+        })
+        .to_string(),
+    });
+    let first = request("first", 2);
+    stage.client.publish(&first).await;
+    let response = stage.client.await_response(&first.identity, PATIENCE).await.value();
+    assert_eq!(response["status"], "succeeded", "{response}");
+    let start = SystemTime::now();
+    let requests: Vec<_> = (0..15).map(|n| request(&format!("r{n}"), 2)).collect();
+    stage.client.publish_all(&requests).await;
+    for request in &requests {
+        stage.client.await_response(&request.identity, PATIENCE).await;
+    }
     assert_paced(&stage.provider, start, 600);
     stage.idle().await;
     stage.stop().await;

@@ -60,7 +60,12 @@ fn a_wrong_place_of_the_model_is_a_problem_and_no_panic() {
 }
 
 fn read(status: u16, body: &str) -> Reading {
-    OpenAi.read(&Answer { status, retry_after_ms: Some(7), body: Bytes::copy_from_slice(body.as_bytes()) })
+    OpenAi.read(&Answer {
+        status,
+        retry_after_ms: Some(7),
+        left: Vec::new(),
+        body: Bytes::copy_from_slice(body.as_bytes()),
+    })
 }
 
 #[test]
@@ -152,7 +157,7 @@ fn every_status_has_a_class() {
 proptest! {
     #[test]
     fn any_answer_is_read_without_a_panic(status: u16, body: Vec<u8>, text in ".*") {
-        let answer = |body: Bytes| Answer { status, retry_after_ms: None, body };
+        let answer = |body: Bytes| Answer { status, retry_after_ms: None, left: Vec::new(), body };
         let _ = OpenAi.read(&answer(body.into()));
         let _ = OpenAi.read(&answer(text.clone().into()));
         let _ = OpenAi.read(&answer(format!("{{\"error\":{{\"message\":{text:?}}}}}").into()));

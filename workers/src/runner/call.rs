@@ -70,14 +70,18 @@ pub(super) async fn call(
         shop.earn_retries(started_at);
     }
     // Up, not down: what ends at the deadline does not end before it.
-    let left = Duration::from_millis(millis_between(started_at, job.deadline).saturating_add(1));
+    let until_deadline = Duration::from_millis(millis_between(started_at, job.deadline).saturating_add(1));
     // Whether one can be used was looked at before the claim; it may rest by now, and is used once more.
     let key = shop.key_now(started_at).unwrap_or_default();
     let id = format!("{}.{number}", job.identity);
+    let mut left = Vec::new();
     let result = match shop.codec.request(job, &target.model) {
         Ok(call) => {
-            let answer = shop.endpoint.send(call, key, &id, left, started_at).await;
-            answer.map(|answer| shop.codec.read(&answer))
+            let answer = shop.endpoint.send(call, key, &id, until_deadline, started_at).await;
+            answer.map(|answer| {
+                left.clone_from(&answer.left);
+                shop.codec.read(&answer)
+            })
         }
         Err(problem) => return unsent(job, target, price, number, problem),
     };
@@ -100,7 +104,7 @@ pub(super) async fn call(
             if failure.class.cost_is_unknown() {
                 estimate(&mut attempt, job, price);
             }
-            let by_deadline = is_late(&failure, left, attempt.duration_ms);
+            let by_deadline = is_late(&failure, until_deadline, attempt.duration_ms);
             seen = if by_deadline { Seen::Nothing } else { Seen::Failure(failure.class) };
             let failure = match by_deadline {
                 true => Failure::new(Class::TimedOut, "the deadline passed during the call"),
@@ -117,6 +121,7 @@ pub(super) async fn call(
             Err(Failed::Final(too_large()))
         }
     };
+    shop.note_left(key, &left, attempt.usage.total_tokens(), now, rules);
     observe(&attempt, now - started_at);
     Called { attempt, result, seen }
 }

@@ -7,6 +7,7 @@ use tollgate_health::Ended;
 use tollgate_policy::failure::{Class, Health};
 use tollgate_policy::health::{Outcome, Window};
 use tollgate_policy::keys::KeyRing;
+use tollgate_policy::quota::{Left, Quota};
 use tollgate_policy::retry::{self, Rules};
 use tollgate_policy::retry_budget::RetryBudget;
 use tollgate_protocol::job::Target;
@@ -23,16 +24,27 @@ pub(super) struct Observed {
     windows: Mutex<HashMap<String, Window>>,
     budget: Mutex<RetryBudget>,
     keys: Mutex<KeyRing>,
+    /// By key.
+    quotas: Mutex<Vec<Quota>>,
 }
 
 impl Observed {
     /// Of a provider with so many keys.
     pub(super) fn new(keys: usize) -> Self {
-        Self { windows: Mutex::default(), budget: Mutex::default(), keys: Mutex::new(KeyRing::new(keys)) }
+        Self {
+            windows: Mutex::default(),
+            budget: Mutex::default(),
+            keys: Mutex::new(KeyRing::new(keys)),
+            quotas: Mutex::new(vec![Quota::default(); keys.max(1)]),
+        }
     }
 
     fn keys(&self) -> MutexGuard<'_, KeyRing> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn quotas(&self) -> MutexGuard<'_, Vec<Quota>> {
+        self.quotas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn windows(&self) -> MutexGuard<'_, HashMap<String, Window>> {
@@ -73,6 +85,19 @@ impl Shop {
             Some(class) => keys.failed(key, class, now, rules.retry_after_ms_max),
         }
         keys.pick(now).is_ok_and(|next| next != key)
+    }
+
+    /// Notes what the provider says is left for a key after a call of so many tokens.
+    pub(super) fn note_left(&self, key: usize, left: &[Left], tokens: u64, now: Timestamp, rules: &Rules) {
+        if let Some(quota) = self.observed.quotas().get_mut(key) {
+            quota.note(left, tokens, now, rules.retry_after_ms_max);
+        }
+    }
+
+    /// When a call with the key of now may begin by what the provider said is left.
+    pub(super) fn quota_turn(&self, now: Timestamp) -> Timestamp {
+        let key = self.key_now(now).unwrap_or_default();
+        self.observed.quotas().get_mut(key).map_or(now, |quota| quota.turn(now))
     }
 
     /// Whether the provider's retry budget has one left; takes it.

@@ -1,5 +1,5 @@
-//! Whose turn it is under limits of requests per minute of a provider's account: looked at before each call, so that
-//! retries count, too.
+//! Whose turn it is under limits of requests per minute of a provider's account, and by what the provider says is left:
+//! looked at before each call, so that retries count, too.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -27,7 +27,10 @@ impl Work<'_> {
                 return false;
             }
         }
-        true
+        // Last: what the provider said is left is this process's own to share out.
+        let now = tollgate_bus::now();
+        let at = self.shop.quota_turn(now);
+        at <= now || self.sleep_until(at).await
     }
 
     async fn wait_for_number(&self, limit: &Budget) -> bool {
