@@ -244,6 +244,13 @@ impl Context {
         // whether one had it: a server that was killed delivers it as if for the first time. It may be alive as well, with the
         // same request in its hands, and about to take its try back: what is relied on here is made one's own first.
         let open = self.open(&item.identity, item.attempt, &counter, taken_back).await.unwrap_or_default();
+        // Only what then holds: what does not is left to whoever takes it back, or it would be in the way until its request ends.
+        let reserved = open.iter().fold(0_i64, |sum, (_, amount)| sum.saturating_add(*amount));
+        let now_total = self.bus.total(&counter).await.ok().flatten();
+        let would_be = now_total.map(|total| total.saturating_add(amount.saturating_sub(reserved).max(0)));
+        if would_be.is_none_or(|total| total > budget.limit) {
+            return judged(verdict);
+        }
         let (mut taken, mut total) = (0_i64, None);
         for (tried, reserved) in open {
             if let Some(now_total) = self.take_over(&counter, unit, &tried, item).await? {
