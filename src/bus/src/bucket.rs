@@ -10,6 +10,8 @@ use crate::Bus;
 
 /// What is spent of each budget.
 pub const SPENT: &str = "spent";
+/// What was told of each budget's window.
+pub const ALERTS: &str = "alerts";
 /// Which process does what only one may do.
 pub const LEASE: &str = "lease";
 
@@ -62,19 +64,27 @@ impl Bus {
             match store.update(key, value, revision).await {
                 Ok(revision) => Ok(Swapped::Written(revision)),
                 Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
-                    let entry = store.entry(key).await.map_err(|error| error.to_string())?;
-                    Ok(match entry {
-                        Some(entry) if entry.operation == Operation::Put => {
-                            Swapped::Other(entry.value, entry.revision)
-                        }
-                        Some(entry) => Swapped::Gone(entry.revision),
-                        None => Swapped::Gone(0),
-                    })
+                    self.current(bucket, key).await
                 }
                 Err(error) => Err(error.to_string()),
             }
         };
         tokio::time::timeout(ANSWER_WAIT, swapping).await.unwrap_or_else(|_| Err("no answer".into()))
+    }
+
+    /// A value and its revision. `Gone`: none is there.
+    pub async fn current(&self, bucket: &str, key: &str) -> Result<Swapped, String> {
+        let reading = async {
+            let entry = self.bucket(bucket).await?.entry(key).await.map_err(|error| error.to_string())?;
+            Ok(match entry {
+                Some(entry) if entry.operation == Operation::Put => {
+                    Swapped::Other(entry.value, entry.revision)
+                }
+                Some(entry) => Swapped::Gone(entry.revision),
+                None => Swapped::Gone(0),
+            })
+        };
+        tokio::time::timeout(ANSWER_WAIT, reading).await.unwrap_or_else(|_| Err("no answer".into()))
     }
 
     fn bucket_name(&self, name: &str) -> String {

@@ -69,6 +69,8 @@ section! {
         when_spent: Optional<WhenSpent>,
         /// What is reserved before a call: an "estimate" of what it costs, or what it costs at most ("strict").
         reserve: Optional<Reserve>,
+        /// Percent of the limit at which an event tells how much is spent, ascending; 50, 80 and 100 if absent.
+        alert_percent: Optional<List<Whole<1, 1_000>, 0, 10>>,
     }
 }
 

@@ -11,6 +11,7 @@ use tollgate_policy::budget::Budgets;
 use crate::store::sled::SledStore;
 use crate::{Caps, Error, Home, Ledger};
 
+mod alert;
 pub(crate) mod follow;
 mod lease;
 mod service;

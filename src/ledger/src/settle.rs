@@ -275,7 +275,7 @@ impl Book {
     pub fn list(&self, now: Timestamp) -> BudgetList {
         let state = |budget: &Budget| {
             let counter = budget.counter(now);
-            let spent = self.spent(&counter);
+            let (window, spent) = (budget.window(now), self.spent(&counter));
             BudgetState {
                 name: counter.budget,
                 window: counter.window,
@@ -285,6 +285,13 @@ impl Book {
                 when_spent: budget.when_spent.as_str().to_owned(),
                 reserve: budget.reserve.as_str().to_owned(),
                 is_open: self.opened.contains_key(&budget.name),
+                scope: budget.scope.labels(),
+                per: budget.per.as_str().to_owned(),
+                timezone: budget.timezone.name().to_owned(),
+                window_begins: window.start,
+                window_ends: window.end,
+                alert_percent: budget.alerts.clone(),
+                told_percent: None,
             }
         };
         let budgets = self.budgets.0.iter().filter(|budget| budget.measure == Measure::Money);

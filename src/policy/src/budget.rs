@@ -55,6 +55,21 @@ impl Scope {
             && self.tag.as_ref().is_none_or(|(name, value)| meta.tags.get(name) == Some(value))
     }
 
+    /// What is given, as a configuration writes it.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        let tag = self.tag.as_ref().map(|(name, value)| format!("{name}={value}"));
+        let all = [
+            ("team", &self.team),
+            ("project", &self.project),
+            ("key", &self.key),
+            ("user", &self.user),
+            ("tag", &tag),
+            ("provider", &self.provider),
+            ("model", &self.model),
+        ];
+        all.iter().filter_map(|(name, value)| Some(((*name).to_owned(), value.as_ref()?.clone()))).collect()
+    }
+
     /// Whether it is for calls of this model.
     pub fn has_target(&self, provider: &str, model: &str) -> bool {
         let is_model = |wanted: &String| match wanted.split_once('/') {
@@ -182,6 +197,8 @@ pub struct Budget {
     pub when_spent: WhenSpent,
     /// What is reserved.
     pub reserve: Reserve,
+    /// When it is told how much is spent: percent of the limit, ascending.
+    pub alerts: Vec<u32>,
 }
 
 /// A window: from its beginning to its end, which is not in it.

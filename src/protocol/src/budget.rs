@@ -5,9 +5,11 @@
 //! [`Entry`], in one header beside it. Limits of tokens and of requests in flight are counted the same way, in [`Unit`]s
 //! of their own; what is called `nano_usd` below is then in these.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::Sequence;
+use crate::{Sequence, Timestamp};
 
 /// The window of a budget that has no end.
 pub const TOTAL: &str = "total";
@@ -105,6 +107,17 @@ pub struct Spent {
     pub sequence: Sequence,
 }
 
+/// What was told of a window already: the thresholds, in percent, that its spending has reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Of this limit, in nano-dollars.
+    pub limit_nano_usd: i64,
+    /// What was spent then.
+    pub spent_nano_usd: i64,
+    /// Ascending.
+    pub percents: Vec<u32>,
+}
+
 /// A question to the ledger: what is reserved for a request already?
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenQuestion {
@@ -123,6 +136,14 @@ pub struct OpenAnswer {
     pub open: Vec<(Counter, String, i64)>,
 }
 
+/// A question to the ledger about its budgets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetQuestion {
+    /// Only the budget of this name, and what was told of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
 /// The ledger's answer to `budget.list`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetList {
@@ -131,7 +152,7 @@ pub struct BudgetList {
 }
 
 /// A budget in its window of now. All amounts in nano-dollars.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetState {
     /// Its name.
     pub name: String,
@@ -149,4 +170,25 @@ pub struct BudgetState {
     pub reserve: String,
     /// Whether its counter has an opening; before that, requests wait.
     pub is_open: bool,
+    /// Which requests it is for, as in a configuration: what has to be equal. Empty: all.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scope: BTreeMap<String, String>,
+    /// How long a window is: `minute` to `month`, or `total`.
+    #[serde(default)]
+    pub per: String,
+    /// Where its windows of the calendar begin.
+    #[serde(default)]
+    pub timezone: String,
+    /// When the window began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_begins: Option<Timestamp>,
+    /// When it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_ends: Option<Timestamp>,
+    /// The thresholds that are told, in percent of the limit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alert_percent: Vec<u32>,
+    /// Those that were told in this window; said where one budget is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told_percent: Option<Vec<u32>>,
 }

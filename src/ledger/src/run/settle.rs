@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tollgate_bus::bucket::SPENT;
+use tollgate_bus::bucket::{ALERTS, SPENT};
 use tollgate_bus::counter::StoredEntry;
 use tollgate_bus::retry::Patience;
 use tollgate_bus::{Bus, counter, event};
@@ -19,6 +19,7 @@ use tollgate_protocol::budget::{Counter, Entry, EntryKind, Unit};
 use tollgate_protocol::usage::{Kind, UsageEvent};
 use tollgate_protocol::{Sequence, Timestamp};
 
+use super::alert::Alerts;
 use super::in_background;
 use super::lease::Lease;
 use crate::settle::{Book, Due, Outcome, PlacedEvent};
@@ -57,8 +58,17 @@ pub(super) async fn run(
         return Ok(());
     }
     let lease = Lease::default();
-    let settler = Settler { bus, book, budgets, lease: &lease, writes: Arc::new(Semaphore::new(WRITES_MAX)) };
-    let (outcome, ()) = tokio::join!(settler.serve(stop), lease.run(bus, stop));
+    let alerts = Alerts::default();
+    let settler = Settler {
+        bus,
+        book,
+        budgets,
+        lease: &lease,
+        alerts: &alerts,
+        writes: Arc::new(Semaphore::new(WRITES_MAX)),
+    };
+    let telling = alerts.run(bus, book, budgets, &lease, stop);
+    let (outcome, (), ()) = tokio::join!(settler.serve(stop), lease.run(bus, stop), telling);
     outcome
 }
 
@@ -67,6 +77,7 @@ struct Settler<'a> {
     book: &'a Shared,
     budgets: &'a Budgets,
     lease: &'a Lease,
+    alerts: &'a Alerts,
     writes: Arc<Semaphore>,
 }
 
@@ -281,6 +292,7 @@ impl Settler<'_> {
     /// Tells what is spent.
     async fn tell(&self, pass: &mut Pass) {
         let Ok(store) = self.bus.bucket(SPENT).await else { return };
+        self.alerts.note(pass.changed.iter().cloned());
         for counter in std::mem::take(&mut pass.changed) {
             let spent = self.lock().spent(&counter);
             let Ok(value) = serde_json::to_vec(&spent) else { continue };
@@ -340,8 +352,10 @@ impl Settler<'_> {
             }
             let stream = self.stream(counter::STREAM).await?;
             stream.purge().filter(self.bus.subjects().budget(&counter)).await.map_err(again)?;
-            if let Ok(store) = self.bus.bucket(SPENT).await {
-                let _ = store.purge(counter.to_string()).await;
+            for bucket in [SPENT, ALERTS] {
+                if let Ok(store) = self.bus.bucket(bucket).await {
+                    let _ = store.purge(counter.to_string()).await;
+                }
             }
         }
         Ok(())
