@@ -5,3 +5,4 @@ mod counter;
 mod hard;
 mod kinds;
 mod limits;
+mod reconcile;

@@ -13,9 +13,9 @@ use crate::{Caps, Error, Home, Ledger};
 
 mod alert;
 pub(crate) mod follow;
-mod lease;
+pub(crate) mod lease;
 mod service;
-mod settle;
+pub(crate) mod settle;
 pub mod standing;
 mod unpaid;
 

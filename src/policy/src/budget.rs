@@ -55,21 +55,6 @@ impl Scope {
             && self.tag.as_ref().is_none_or(|(name, value)| meta.tags.get(name) == Some(value))
     }
 
-    /// What is given, as a configuration writes it.
-    pub fn labels(&self) -> BTreeMap<String, String> {
-        let tag = self.tag.as_ref().map(|(name, value)| format!("{name}={value}"));
-        let all = [
-            ("team", &self.team),
-            ("project", &self.project),
-            ("key", &self.key),
-            ("user", &self.user),
-            ("tag", &tag),
-            ("provider", &self.provider),
-            ("model", &self.model),
-        ];
-        all.iter().filter_map(|(name, value)| Some(((*name).to_owned(), value.as_ref()?.clone()))).collect()
-    }
-
     /// Whether it is for calls of this model.
     pub fn has_target(&self, provider: &str, model: &str) -> bool {
         let is_model = |wanted: &String| match wanted.split_once('/') {
@@ -99,6 +84,9 @@ pub enum Per {
 }
 
 impl Per {
+    /// Every one.
+    pub const ALL: [Self; 6] = [Self::Minute, Self::Hour, Self::Day, Self::Week, Self::Month, Self::Total];
+
     /// The text in a configuration.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -372,6 +360,12 @@ impl Budgets {
         })
     }
 
+    /// Whether the request of an event can have reserved in any of them, whatever was called.
+    pub fn concern(&self, event: &UsageEvent) -> bool {
+        let settled = |budget: &&Budget| budget.measure.unit().is_some();
+        self.0.iter().filter(settled).any(|budget| budget.scope.has(event.team.as_str(), &event.meta))
+    }
+
     /// What a request needs to go to its target, and to those of its others that the same budgets are for.
     pub fn needs(&self, job: &Job, prices: &BTreeMap<Target, Price>) -> Needs {
         let team = job.identity.team.as_str();
@@ -496,5 +490,6 @@ pub fn cheaper(job: &Job, prices: &BTreeMap<Target, Price>) -> Option<usize> {
         .find(|index| cost(*index).is_some_and(|cost| cost < current))
 }
 
+mod state;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -30,7 +30,7 @@ impl std::fmt::Display for Counter {
 }
 
 /// What a counter counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// What calls cost, in nano-dollars.
@@ -63,6 +63,8 @@ pub enum EntryKind {
     Settle,
     /// What was spent before the budget was there.
     Open,
+    /// Puts right what neither routers nor the ledger do, when somebody asked for it.
+    Correct,
 }
 
 /// An entry of a counter, beside its amount.
@@ -89,6 +91,9 @@ pub struct Entry {
     /// For an opening: the last usage event that is in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage_sequence: Option<Sequence>,
+    /// For a correction of an entry that is of no account: that entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrects: Option<Sequence>,
 }
 
 /// JetStream's id of the entry that takes a try back or settles it.
@@ -149,6 +154,15 @@ pub struct BudgetQuestion {
 pub struct BudgetList {
     /// In the order of the configuration.
     pub budgets: Vec<BudgetState>,
+    /// Limits that are settled as budgets are: of tokens, and of what is in flight. Their amounts are in their units.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<BudgetState>,
+    /// The last entry of a counter that the ledger has read.
+    #[serde(default)]
+    pub entries_sequence: Sequence,
+    /// The last usage event that it has read for budgets.
+    #[serde(default)]
+    pub usage_sequence: Sequence,
 }
 
 /// A budget in its window of now. All amounts in nano-dollars.
@@ -156,6 +170,9 @@ pub struct BudgetList {
 pub struct BudgetState {
     /// Its name.
     pub name: String,
+    /// What its counters count.
+    #[serde(default, skip_serializing_if = "Unit::is_money")]
+    pub unit: Unit,
     /// When its window began, or `total`.
     pub window: String,
     /// What may be spent in a window.
@@ -170,6 +187,9 @@ pub struct BudgetState {
     pub reserve: String,
     /// Whether its counter has an opening; before that, requests wait.
     pub is_open: bool,
+    /// The last usage event that is in its opening.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_at: Option<Sequence>,
     /// Which requests it is for, as in a configuration: what has to be equal. Empty: all.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scope: BTreeMap<String, String>,

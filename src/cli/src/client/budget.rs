@@ -196,6 +196,7 @@ mod tests {
             window_ends: "2026-12-01T00:00:00Z".parse().ok(),
             alert_percent: vec![50, 80, 100],
             told_percent: Some(vec![50, 80]),
+            ..BudgetState::default()
         };
         insta::assert_snapshot!(details(&state), @r"
         budget      research

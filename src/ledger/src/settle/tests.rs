@@ -54,6 +54,7 @@ impl Entries {
                 tried: self.tried(kind),
                 takes: None,
                 usage_sequence,
+                corrects: None,
             },
             id: match kind {
                 EntryKind::Settle => "end/t".into(),
