@@ -425,7 +425,11 @@ mod tests {
             repaired: [difference(What::Entry, 1_500_000_000)].into(),
             ..Found::default()
         };
-        insta::assert_snapshot!(table(&found).render(false, false), @"");
+        insta::assert_snapshot!(table(&found).render(false, false), @r"
+        where           request or entry                  stands  should be  difference  what
+        research.total  research.batch.q1 from attempt 1   $3.00      $1.00       $2.00  it is not what the request cost
+        research.total  entry 7                            $1.50      $1.00       $0.50  put right: it is not what the request cost
+        ");
     }
 
     #[test]
