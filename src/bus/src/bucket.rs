@@ -5,8 +5,11 @@ use std::time::Duration;
 use async_nats::jetstream::kv::{self, Operation, Store, UpdateErrorKind};
 use bytes::Bytes;
 use tollgate_protocol::Sequence;
+use tollgate_protocol::record::Source;
 
 use crate::Bus;
+use crate::publish::PublishError;
+use crate::retry::Patience;
 
 /// What is spent of each budget.
 pub const SPENT: &str = "spent";
@@ -85,6 +88,18 @@ impl Bus {
             })
         };
         tokio::time::timeout(ANSWER_WAIT, reading).await.unwrap_or_else(|_| Err("no answer".into()))
+    }
+
+    /// Whether the server's store takes anything now: stores a key, and removes it.
+    pub async fn has_room(&self, patience: Patience) -> Result<(), PublishError> {
+        let bucket = self.bucket_name(LEASE);
+        let subject = format!("$KV.{bucket}.room");
+        let stored = self.offer(&subject, async_nats::HeaderMap::new(), None, Bytes::new(), patience).await?;
+        let source = Source { stream: format!("KV_{bucket}"), sequence: stored.sequence };
+        if let Err(error) = self.remove(&source).await {
+            tracing::debug!(%error, "what was stored to see whether there is room stays");
+        }
+        Ok(())
     }
 
     fn bucket_name(&self, name: &str) -> String {

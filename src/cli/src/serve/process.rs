@@ -162,6 +162,7 @@ fn record_max_age(settings: &Settings) -> std::time::Duration {
 fn plan(settings: &Settings, replicas: usize) -> topology::Plan {
     topology::Plan {
         team_requests_max: settings.queue.team_requests_max,
+        requests_bytes_max: settings.queue.total_bytes_max,
         record_max_age: record_max_age(settings),
         usage_max_age: DAY * settings.retention.usage_days,
         providers: settings
