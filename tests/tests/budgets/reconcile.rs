@@ -196,3 +196,39 @@ async fn totals_that_are_not_those_of_the_events_are_named() {
     assert_eq!(ended.code, Some(1), "{} {}", ended.stdout, ended.stderr);
     stage.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_are_compared_in_their_units() {
+    let limits = format!(
+        "[[limits]]\nscope = {{ team = \"{TEAM}\" }}\ntokens_per_minute = 1_000_000\nin_flight = 50\n"
+    );
+    let budget = strict(TOKEN * 2 * 100, "hold");
+    let mut stage = Stage::with(&ROLES, |provider| config(provider, 4, &budget).raw(&limits)).await;
+    let dir = tempfile::tempdir().unwrap();
+    for n in 0..5 {
+        let request = request(&format!("r{n}"), 2);
+        stage.client.publish(&request).await;
+        stage.client.await_response(&request.identity, PATIENCE).await;
+    }
+    stage.idle().await;
+    let ended = reconcile(&stage, dir.path(), &["--wait", "60s"]).await;
+    assert_eq!(ended.code, Some(0), "{} {}", ended.stdout, ended.stderr);
+    assert!(ended.json()["counters"].as_u64().unwrap() >= 3, "{}", ended.stdout);
+
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Incr", "5");
+    let entry =
+        json!({"kind": "reserve", "unit": "in_flight", "account": "research.budgets.nobody", "attempt": 1});
+    headers.insert("Tollgate-Entry", entry.to_string());
+    let subject = format!("llm.budget.team-{TEAM}-limit-in-flight.total");
+    let published =
+        stage.client.jetstream().publish_with_headers(subject.clone(), headers, "".into()).await.unwrap();
+    published.await.unwrap();
+    let ended = reconcile(&stage, dir.path(), &["--wait", "2s", "--repair"]).await;
+    assert_eq!(ended.code, Some(0), "{} {}", ended.stdout, ended.stderr);
+    let found = ended.json();
+    assert_eq!(found["repaired"][0]["unit"], "in_flight", "{found}");
+    assert_eq!(found["repaired"][0]["stands"], 5, "{found}");
+    assert_eq!(totals(&stage.client).await[&subject], 0);
+    stage.stop().await;
+}

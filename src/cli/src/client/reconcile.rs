@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::Request;
 use clap::Args;
 use serde_json::json;
+use tokio::time::Instant;
 use tollgate_bus::Bus;
 use tollgate_ledger::audit::{Difference, What};
 use tollgate_ledger::query::Answer;
