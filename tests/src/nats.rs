@@ -42,11 +42,19 @@ impl NatsServer {
     /// # Panics
     /// As [`NatsServer::start`] does.
     pub async fn start_with(more_config: &str) -> Self {
+        Self::start_sized("", more_config).await
+    }
+
+    /// The same with settings of JetStream, such as `max_file_store`.
+    ///
+    /// # Panics
+    /// As [`NatsServer::start`] does.
+    pub async fn start_sized(jetstream: &str, more_config: &str) -> Self {
         for _ in 0..STARTS {
             let dir =
                 tempfile::Builder::new().prefix("nats-").tempdir().expect("a temporary folder can be made");
             let port = free_port();
-            write_config(dir.path(), port, more_config);
+            write_config(dir.path(), port, jetstream, more_config);
             let server = Self { process: spawn(dir.path()), dir, port };
             if server.ready().await {
                 return server;
@@ -123,12 +131,12 @@ impl NatsServer {
     }
 }
 
-fn write_config(dir: &Path, port: u16, more: &str) {
+fn write_config(dir: &Path, port: u16, jetstream: &str, more: &str) {
     let store = dir.join("store");
     let text = format!(
         "listen: \"127.0.0.1:{port}\"\n\
          max_payload: {MAX_PAYLOAD_BYTES}\n\
-         jetstream {{ store_dir: {store:?} }}\n\
+         jetstream {{ store_dir: {store:?}, {jetstream} }}\n\
          {more}\n"
     );
     std::fs::write(dir.join("nats.conf"), text).expect("the server's configuration can be written");

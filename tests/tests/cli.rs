@@ -14,33 +14,33 @@ use tollgate_tests::process::Process;
 use crate::stage::{PATIENCE, Stage};
 
 /// A command that has ended.
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Ended {
     /// Its standard output as one JSON value.
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|error| panic!("{error}:\n{}\n{}", self.stdout, self.stderr))
     }
 }
 
 /// Starts a command at the stage's server.
-fn start(stage: &Stage, dir: &Path, arguments: &[&str]) -> Process {
+pub(crate) fn start(stage: &Stage, dir: &Path, arguments: &[&str]) -> Process {
     let url = stage.nats.url();
     let arguments: Vec<&str> = arguments.iter().copied().chain(["--server", &url]).collect();
     Process::spawn("command", stage.broker.command(&arguments), dir)
 }
 
 /// Runs one to its end.
-async fn run(stage: &Stage, dir: &Path, arguments: &[&str]) -> Ended {
+pub(crate) async fn run(stage: &Stage, dir: &Path, arguments: &[&str]) -> Ended {
     end(&start(stage, dir, arguments)).await
 }
 
-async fn end(process: &Process) -> Ended {
+pub(crate) async fn end(process: &Process) -> Ended {
     let code = process.ended(PATIENCE).await;
     let (stdout, stderr) = (process.stdout(), process.stderr());
     assert!(!stderr.contains("panicked"), "{stderr}");

@@ -3,6 +3,7 @@
 mod cancel;
 mod dead;
 mod deadline;
+mod full;
 mod large;
 mod outage;
 mod throttled;

@@ -127,7 +127,7 @@ async fn forward(bus: &Bus, settings: &Settings, message: async_nats::Message) {
             let subject = bus.subjects().under(&format!("req.{team}.{priority}"));
             let patience = Patience(wait.min(Patience::NORMAL.0));
             let id = uuid::Uuid::new_v4().simple().to_string();
-            match bus.publish(&subject, map, Some(&id), message.payload.clone(), patience).await {
+            match bus.offer(&subject, map, Some(&id), message.payload.clone(), patience).await {
                 Ok(_) => return telemetry::count_ask(true),
                 Err(error) => problem_of(&error),
             }
@@ -172,6 +172,10 @@ fn problem_of(error: &PublishError) -> Problem {
         PublishError::SubjectFull | PublishError::StreamFull => {
             Problem::new(ErrorCode::QueueFull, "the team's queue for this priority is full; ask again later")
         }
+        PublishError::StoreFull(_) => Problem::new(
+            ErrorCode::BrokerUnavailable,
+            "the broker's store is full; ask again later with the same id",
+        ),
         PublishError::TooLarge { .. } => {
             Problem::at(ErrorCode::RequestTooLarge, "body", "the request is larger than a message may be")
         }

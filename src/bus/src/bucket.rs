@@ -5,11 +5,16 @@ use std::time::Duration;
 use async_nats::jetstream::kv::{self, Operation, Store, UpdateErrorKind};
 use bytes::Bytes;
 use tollgate_protocol::Sequence;
+use tollgate_protocol::record::Source;
 
 use crate::Bus;
+use crate::publish::PublishError;
+use crate::retry::Patience;
 
 /// What is spent of each budget.
 pub const SPENT: &str = "spent";
+/// What was told of each budget's window.
+pub const ALERTS: &str = "alerts";
 /// Which process does what only one may do.
 pub const LEASE: &str = "lease";
 
@@ -62,19 +67,39 @@ impl Bus {
             match store.update(key, value, revision).await {
                 Ok(revision) => Ok(Swapped::Written(revision)),
                 Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
-                    let entry = store.entry(key).await.map_err(|error| error.to_string())?;
-                    Ok(match entry {
-                        Some(entry) if entry.operation == Operation::Put => {
-                            Swapped::Other(entry.value, entry.revision)
-                        }
-                        Some(entry) => Swapped::Gone(entry.revision),
-                        None => Swapped::Gone(0),
-                    })
+                    self.current(bucket, key).await
                 }
                 Err(error) => Err(error.to_string()),
             }
         };
         tokio::time::timeout(ANSWER_WAIT, swapping).await.unwrap_or_else(|_| Err("no answer".into()))
+    }
+
+    /// A value and its revision. `Gone`: none is there.
+    pub async fn current(&self, bucket: &str, key: &str) -> Result<Swapped, String> {
+        let reading = async {
+            let entry = self.bucket(bucket).await?.entry(key).await.map_err(|error| error.to_string())?;
+            Ok(match entry {
+                Some(entry) if entry.operation == Operation::Put => {
+                    Swapped::Other(entry.value, entry.revision)
+                }
+                Some(entry) => Swapped::Gone(entry.revision),
+                None => Swapped::Gone(0),
+            })
+        };
+        tokio::time::timeout(ANSWER_WAIT, reading).await.unwrap_or_else(|_| Err("no answer".into()))
+    }
+
+    /// Whether the server's store takes anything now: stores a key, and removes it.
+    pub async fn has_room(&self, patience: Patience) -> Result<(), PublishError> {
+        let bucket = self.bucket_name(LEASE);
+        let subject = format!("$KV.{bucket}.room");
+        let stored = self.offer(&subject, async_nats::HeaderMap::new(), None, Bytes::new(), patience).await?;
+        let source = Source { stream: format!("KV_{bucket}"), sequence: stored.sequence };
+        if let Err(error) = self.remove(&source).await {
+            tracing::debug!(%error, "what was stored to see whether there is room stays");
+        }
+        Ok(())
     }
 
     fn bucket_name(&self, name: &str) -> String {

@@ -37,6 +37,21 @@ pub struct StoredEntry {
     pub stored_at: Timestamp,
 }
 
+/// An entry that says nothing of what it is for, or something that nobody understands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableEntry {
+    /// Its counter.
+    pub counter: Counter,
+    /// What it added, in nano-dollars.
+    pub amount: i64,
+    /// The total with it.
+    pub total: i64,
+    /// Its place in the stream.
+    pub sequence: Sequence,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
 impl Bus {
     /// Adds to a counter and returns its place and the new total. Repeated under the same id it is added once: then the
     /// place is that of the first, and the total is read back and may have later entries in it.
@@ -118,6 +133,20 @@ impl Bus {
             total,
             sequence: info.stream_sequence,
             stored_at: info.published,
+        })
+    }
+}
+
+impl Bus {
+    /// What can be read of an entry that [`Bus::read_entry`] cannot read.
+    pub fn read_amount(&self, message: &Message, reason: String) -> Option<UnreadableEntry> {
+        let headers = HeaderView(message.headers.as_ref());
+        Some(UnreadableEntry {
+            counter: self.subjects().parse_budget(&message.subject)?,
+            amount: headers.get(INCREMENT)?.parse().ok()?,
+            total: total_of(&message.payload)?,
+            sequence: message.info().ok()?.stream_sequence,
+            reason,
         })
     }
 }

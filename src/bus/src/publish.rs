@@ -36,6 +36,9 @@ pub enum PublishError {
     /// The stream holds as many messages as it may.
     #[error("the stream is full")]
     StreamFull,
+    /// The server, or our account on it, has no room left for anything. Once something was removed it has.
+    #[error("the nats-server's store is full: {0}")]
+    StoreFull(String),
     /// Another entry came first, or another write is in flight.
     #[error("another entry was written first")]
     WrongLastSequence,
@@ -88,6 +91,8 @@ enum Failure {
     Silence,
     /// We may not publish there.
     Forbidden(String),
+    /// There is no room for anything.
+    Full(String),
 }
 
 impl Bus {
@@ -96,10 +101,34 @@ impl Bus {
     pub async fn publish(
         &self,
         subject: &str,
+        headers: HeaderMap,
+        message_id: Option<&str>,
+        payload: Bytes,
+        patience: Patience,
+    ) -> Result<Published, PublishError> {
+        self.publish_or(subject, headers, message_id, payload, patience, false).await
+    }
+
+    /// The same for who can keep what is not stored: that there is no room is said at once.
+    pub async fn offer(
+        &self,
+        subject: &str,
+        headers: HeaderMap,
+        message_id: Option<&str>,
+        payload: Bytes,
+        patience: Patience,
+    ) -> Result<Published, PublishError> {
+        self.publish_or(subject, headers, message_id, payload, patience, true).await
+    }
+
+    async fn publish_or(
+        &self,
+        subject: &str,
         mut headers: HeaderMap,
         message_id: Option<&str>,
         payload: Bytes,
         patience: Patience,
+        unless_full: bool,
     ) -> Result<Published, PublishError> {
         if let Some(id) = message_id {
             headers::put(&mut headers, tollgate_protocol::header::MSG_ID, id);
@@ -116,6 +145,10 @@ impl Bus {
                 Ok(published) => return Ok(published),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Silence) => PublishError::NoAnswer(patience.0),
+                Err(Failure::Full(description)) if unless_full => {
+                    return Err(PublishError::StoreFull(description));
+                }
+                Err(Failure::Full(description)) => PublishError::StoreFull(description),
                 Err(Failure::Forbidden(violation)) => {
                     tracing::error!(subject, violation, "we may not publish here");
                     // What was paid for is not given up for a permission that may be put right.
@@ -186,11 +219,14 @@ fn refusal(error: ReplyError) -> Failure {
         // A stream's own limits, when it discards new messages.
         10077 if error.description.contains("per subject") => Failure::Final(PublishError::SubjectFull),
         10077 if error.description.contains("maximum") => Failure::Final(PublishError::StreamFull),
-        // The store itself failed, as when the disk is full or the server is ending: it may work again.
+        10077 if error.description.contains("no space left") => Failure::Full(error.description),
+        // The store itself failed, as when the server is ending: it may work again.
         10077 => Failure::Silence,
         10054 => Failure::Final(PublishError::TooLarge { size: 0, limit: 0 }),
-        // Not available, no leader, shutting down, no memory or disk left: it may be again.
-        10008 | 10009 | 10023 | 10028 | 10039 | 10047 | 10074 | 10076 => Failure::Silence,
+        // The account's limit, the server's resources, its memory, its storage.
+        10002 | 10023 | 10028 | 10047 => Failure::Full(error.description),
+        // Not available, no leader, shutting down: it may be again.
+        10008 | 10009 | 10039 | 10074 | 10076 => Failure::Silence,
         code => Failure::Final(PublishError::Refused { code, description: error.description }),
     }
 }
@@ -204,6 +240,7 @@ mod tests {
             Failure::Final(error) => error,
             Failure::Silence => PublishError::NoAnswer(std::time::Duration::ZERO),
             Failure::Forbidden(violation) => PublishError::Permission(violation),
+            Failure::Full(description) => PublishError::StoreFull(description),
         })
     }
 
@@ -242,7 +279,15 @@ mod tests {
             ),
             (
                 r#"{"error":{"code":503,"err_code":10077,"description":"write 1.blk: no space left on device"}}"#,
-                silence.clone(),
+                Err(PublishError::StoreFull("write 1.blk: no space left on device".into())),
+            ),
+            (
+                r#"{"error":{"code":500,"err_code":10047,"description":"insufficient storage resources available"}}"#,
+                Err(PublishError::StoreFull("insufficient storage resources available".into())),
+            ),
+            (
+                r#"{"error":{"code":400,"err_code":10002,"description":"resource limits exceeded for account"}}"#,
+                Err(PublishError::StoreFull("resource limits exceeded for account".into())),
             ),
             (r#"{"error":{"code":503,"err_code":10077,"description":"store is closed"}}"#, silence.clone()),
             (r#"{"error":{"code":503,"err_code":10008,"description":"no quorum"}}"#, silence.clone()),

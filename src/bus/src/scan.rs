@@ -83,12 +83,38 @@ impl Bus {
         batch: usize,
         bytes_max: usize,
     ) -> Result<Vec<Stored>, ScanError> {
+        let begin = serde_json::json!({"seq": from.max(1)});
+        self.scan_from(stream, filter, begin, batch, bytes_max).await
+    }
+
+    /// The same from a time on.
+    pub async fn scan_since(
+        &self,
+        stream: &str,
+        filter: &str,
+        since: Timestamp,
+        batch: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Stored>, ScanError> {
+        let begin = serde_json::json!({"start_time": since});
+        self.scan_from(stream, filter, begin, batch, bytes_max).await
+    }
+
+    async fn scan_from(
+        &self,
+        stream: &str,
+        filter: &str,
+        begin: serde_json::Value,
+        batch: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Stored>, ScanError> {
         let client = self.client();
         let inbox = client.new_inbox();
         let mut replies = client.subscribe(inbox.clone()).await.map_err(ScanError::of)?;
-        let ask = serde_json::json!({
-            "seq": from.max(1), "next_by_subj": filter, "batch": batch, "max_bytes": bytes_max,
-        });
+        let mut ask = serde_json::json!({"next_by_subj": filter, "batch": batch, "max_bytes": bytes_max});
+        for (name, value) in begin.as_object().into_iter().flatten() {
+            ask[name] = value.clone();
+        }
         let subject = format!("$JS.API.DIRECT.GET.{stream}");
         client.publish_with_reply(subject, inbox, ask.to_string().into()).await.map_err(ScanError::of)?;
         let mut found = Vec::new();

@@ -40,6 +40,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Plan {
     /// Most requests of a team that wait at one priority.
     pub team_requests_max: u64,
+    /// Most bytes of requests that wait, over all teams; no limit of their own if `None`.
+    pub requests_bytes_max: Option<u64>,
     /// Longer than any entry of the record stream may live.
     pub record_max_age: Duration,
     /// How long usage events are kept.
@@ -125,6 +127,7 @@ pub fn streams(subjects: &Subjects, plan: &Plan, first_sequence: u64) -> Vec<Con
             discard: DiscardPolicy::New,
             discard_new_per_subject: true,
             max_messages_per_subject: i64::try_from(plan.team_requests_max).unwrap_or(i64::MAX),
+            max_bytes: plan.requests_bytes_max.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
             duplicate_window: Duration::from_millis(100),
             first_sequence: Some(first_sequence),
             subject_transform: Some(SubjectTransform {

@@ -21,6 +21,7 @@ mod gather;
 mod outage;
 mod plan;
 mod provider;
+mod reconcile;
 mod results;
 mod send;
 mod show;
@@ -60,6 +61,7 @@ pub(crate) enum Command {
     Provider(provider::ProviderArgs),
     Usage(usage::UsageArgs),
     Budget(budget::BudgetArgs),
+    Reconcile(reconcile::ReconcileArgs),
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
     Config(config::ConfigArgs),
@@ -81,6 +83,7 @@ pub(crate) async fn run(command: Command, global: &Global) -> Result<ExitCode, F
         Command::Provider(args) => Box::pin(provider::run(args, global, &output)).await,
         Command::Usage(args) => Box::pin(usage::run(args, global, &output)).await,
         Command::Budget(args) => Box::pin(budget::run(args, global, &output)).await,
+        Command::Reconcile(args) => Box::pin(reconcile::run(args, global, &output)).await,
         Command::Status(args) => Box::pin(status::run(args, global, &output)).await,
         Command::Doctor(args) => Box::pin(doctor::run(args, global, &output)).await,
         Command::Config(args) => config::run(&args, global, &output),

@@ -69,6 +69,8 @@ section! {
         when_spent: Optional<WhenSpent>,
         /// What is reserved before a call: an "estimate" of what it costs, or what it costs at most ("strict").
         reserve: Optional<Reserve>,
+        /// Percent of the limit at which an event tells how much is spent, ascending; 50, 80 and 100 if absent.
+        alert_percent: Optional<List<Whole<1, 1_000>, 0, 10>>,
     }
 }
 
@@ -249,6 +251,8 @@ section! {
     Queue {
         /// Requests of one team and priority that may wait; further ones are refused at publish.
         team_requests_max: Optional<Whole<1, 100_000_000>>,
+        /// Bytes of all requests that wait; further ones are refused at publish. No limit if absent.
+        total_bytes_max: Optional<Whole<1_048_576, { i64::MAX as u64 }>>,
     }
 }
 

@@ -154,11 +154,14 @@ pub struct Queue {
     /// Requests of one team and priority; further ones are refused at publish. It is only ever raised on a
     /// running installation, since a server that is told to keep fewer deletes accepted requests.
     pub team_requests_max: u64,
+    /// Bytes of all requests together, for a store that has to have room for answers too. Where there was no limit, none is
+    /// made: for the same reason.
+    pub total_bytes_max: Option<u64>,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { team_requests_max: 1_000_000 }
+        Self { team_requests_max: 1_000_000, total_bytes_max: None }
     }
 }
 

@@ -13,14 +13,17 @@
 //! | [`ledger`] | fold, query and check over one store |
 //! | [`query`] | the question and the answer of `usage.query`, pure |
 //! | [`home`] | the folder, its lock, and the swap after a rebuild |
-//! | [`run()`], [`rebuild()`] | the shells: NATS in, NATS out |
+//! | [`audit`] | what stands in the counters, held against what should |
+//! | [`run()`], [`rebuild()`], [`reconcile`] | the shells: NATS in, NATS out |
 
+pub mod audit;
 pub mod fold;
 pub mod home;
 pub mod key;
 pub mod ledger;
 pub mod query;
 pub mod rebuild;
+pub mod reconcile;
 pub mod row;
 pub mod run;
 pub mod settle;

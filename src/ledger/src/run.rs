@@ -11,10 +11,11 @@ use tollgate_policy::budget::Budgets;
 use crate::store::sled::SledStore;
 use crate::{Caps, Error, Home, Ledger};
 
+mod alert;
 pub(crate) mod follow;
-mod lease;
+pub(crate) mod lease;
 mod service;
-mod settle;
+pub(crate) mod settle;
 pub mod standing;
 mod unpaid;
 

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tollgate_bus::counter::StoredEntry;
-use tollgate_policy::account::Account;
+use tollgate_policy::account::{Account, Line};
 use tollgate_policy::budget::{Budget, Budgets, Measure, window_start};
 use tollgate_protocol::budget::{
-    BudgetList, BudgetState, Counter, EntryKind, OpenAnswer, OpenQuestion, Spent, Unit, end_id,
+    BudgetList, BudgetState, Counter, EntryKind, OpenAnswer, OpenQuestion, Spent, Unit,
 };
 use tollgate_protocol::usage::UsageEvent;
 use tollgate_protocol::{Sequence, Timestamp};
@@ -184,6 +184,10 @@ impl Book {
                 continue;
             }
             self.writing.remove(&stored.id);
+            if stored.entry.corrects.is_some() {
+                // Of an entry that is of no account.
+                continue;
+            }
             let touched = self.touch(&mut accounts, &stored.entry.account)?;
             let Touched { account, .. } = touched;
             account.note_entry(
@@ -200,7 +204,8 @@ impl Book {
             }
             self.cursors.usage = Some(*sequence);
             let name = event.identity().to_string();
-            let concerns = self.budgets.of_event(event).next().is_some();
+            // Also if the call is none that is charged: it may be what ends a request that reserved.
+            let concerns = self.budgets.concern(event);
             if !concerns && !accounts.contains_key(&name) && self.stored(&name)?.is_none() {
                 continue;
             }
@@ -226,6 +231,34 @@ impl Book {
         changes.put(STATE.to_vec(), encode(&self.cursors)?);
         self.ledger.store().apply(&changes)?;
         Ok(outcome)
+    }
+
+    /// Takes it as known up to which usage event a budget's opening goes. Its entry may be gone.
+    pub(crate) fn adopt_opening(&mut self, budget: &str, usage: Sequence) {
+        self.opened.insert(budget.to_owned(), usage);
+    }
+
+    /// Up to which usage event a budget's opening goes.
+    pub(crate) fn opening(&self, budget: &str) -> Option<Sequence> {
+        self.opened.get(budget).copied()
+    }
+
+    /// An account with its lines.
+    pub(crate) fn looked_at(&self, name: &str) -> Result<Option<(Account, Vec<Line>)>, Error> {
+        Ok(self.stored(name)?.map(|account| {
+            let lines = self.lines(&account);
+            (account, lines)
+        }))
+    }
+
+    /// Whether a counter's window is over for so long that it is forgotten.
+    pub(crate) fn is_long_over(&self, counter: &Counter, now: Timestamp) -> bool {
+        let budget = self.budgets.named(&counter.budget);
+        budget.zip(window_start(&counter.window)).is_some_and(|(budget, start)| {
+            let kept = if budget.measure == Measure::Money { KEPT_MS } else { KEPT_OF_LIMITS_MS };
+            let oldest = now.timestamp_millis() - kept;
+            budget.window(start).end.is_some_and(|end| end.timestamp_millis() < oldest)
+        })
     }
 
     /// Everything that is to be written, for who begins to write.
@@ -275,9 +308,10 @@ impl Book {
     pub fn list(&self, now: Timestamp) -> BudgetList {
         let state = |budget: &Budget| {
             let counter = budget.counter(now);
-            let spent = self.spent(&counter);
+            let (window, spent) = (budget.window(now), self.spent(&counter));
             BudgetState {
                 name: counter.budget,
+                unit: budget.measure.unit().unwrap_or_default(),
                 window: counter.window,
                 limit_nano_usd: budget.limit,
                 spent_nano_usd: spent.spent_nano_usd,
@@ -285,10 +319,27 @@ impl Book {
                 when_spent: budget.when_spent.as_str().to_owned(),
                 reserve: budget.reserve.as_str().to_owned(),
                 is_open: self.opened.contains_key(&budget.name),
+                opened_at: self.opened.get(&budget.name).copied(),
+                scope: budget.scope.labels(),
+                per: budget.per.as_str().to_owned(),
+                timezone: budget.timezone.name().to_owned(),
+                window_begins: window.start,
+                window_ends: window.end,
+                alert_percent: budget.alerts.clone(),
+                told_percent: None,
             }
         };
-        let budgets = self.budgets.0.iter().filter(|budget| budget.measure == Measure::Money);
-        BudgetList { budgets: budgets.map(state).collect() }
+        let Cursors { entries, usage } = self.cursors;
+        let of = |is_money: bool| {
+            let counted = self.budgets.0.iter().filter(|budget| budget.measure.unit().is_some());
+            counted.filter(move |budget| (budget.measure == Measure::Money) == is_money).map(state).collect()
+        };
+        BudgetList {
+            budgets: of(true),
+            limits: of(false),
+            entries_sequence: entries,
+            usage_sequence: usage.unwrap_or_default(),
+        }
     }
 
     /// Every counter that is known.
@@ -310,21 +361,13 @@ impl Book {
         self.ledger.each(ACCOUNT, |key, value| {
             let account: Account = decode(value)?;
             // What is still open or wrong stays, to be seen.
-            let is_even = self.lines(&account).iter().all(|line| line.cost == Some(line.sum));
+            let is_even = self.lines(&account).iter().all(|line| line.cost.unwrap_or(0) == line.sum);
             if account.touched_ms < oldest && is_even {
                 changes.delete(key.to_vec());
             }
             Ok(())
         })?;
-        let is_over = |counter: &&Counter| {
-            let budget = self.budgets.named(&counter.budget);
-            let window = window_start(&counter.window);
-            budget.zip(window).is_some_and(|(budget, start)| {
-                let kept = if budget.measure == Measure::Money { KEPT_MS } else { KEPT_OF_LIMITS_MS };
-                let oldest = now.timestamp_millis() - kept;
-                budget.window(start).end.is_some_and(|end| end.timestamp_millis() < oldest)
-            })
-        };
+        let is_over = |counter: &&Counter| self.is_long_over(counter, now);
         let gone: Vec<Counter> = self.counters.keys().filter(is_over).cloned().collect();
         for counter in &gone {
             self.counters.remove(counter);
@@ -334,7 +377,7 @@ impl Book {
         Ok(gone)
     }
 
-    fn names(&self) -> Result<Vec<String>, Error> {
+    pub(crate) fn names(&self) -> Result<Vec<String>, Error> {
         let mut names = Vec::new();
         self.ledger.each(ACCOUNT, |_, value| {
             names.push(decode::<Account>(value)?.name);
@@ -360,7 +403,7 @@ impl Book {
         self.ledger.store().get(&account_key(name))?.map(|bytes| decode(&bytes)).transpose()
     }
 
-    fn lines(&self, account: &Account) -> Vec<tollgate_policy::account::Line> {
+    fn lines(&self, account: &Account) -> Vec<Line> {
         account.lines(&self.budgets, |budget| self.opened.get(budget).copied())
     }
 
@@ -377,16 +420,7 @@ impl Book {
     fn due(&mut self, name: &str, account: &Account, due: &mut Vec<Due>) {
         for line in self.lines(account) {
             for (tried, amount) in line.entries() {
-                let id = match &tried {
-                    Some(tried) => end_id(tried),
-                    None => {
-                        let cost = line.cost.unwrap_or(0);
-                        format!(
-                            "settle/{name}/{}/{}/{}/{cost}",
-                            line.counter, line.attempt, account.last_entry
-                        )
-                    }
-                };
+                let id = line.id(account, tried.as_deref());
                 if self.writing.insert(id.clone()) {
                     let (counter, account) = (line.counter.clone(), name.to_owned());
                     let (attempt, unit) = (line.attempt, line.unit);

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tollgate_protocol::budget::{Counter, Entry, EntryKind, Unit};
+use tollgate_protocol::budget::{Counter, Entry, EntryKind, Unit, end_id};
 use tollgate_protocol::usage::{Kind, UsageEvent};
 use tollgate_protocol::{Sequence, Timestamp};
 
@@ -103,6 +103,22 @@ impl Line {
         self.cost.map_or(0, |cost| cost.saturating_sub(self.sum))
     }
 
+    /// The same line, if nothing will come of what is reserved any more.
+    pub fn given_up(&self) -> Self {
+        Self { cost: Some(0), ..self.clone() }
+    }
+
+    /// The id under which an entry of it is written, whoever writes it.
+    pub fn id(&self, account: &Account, tried: Option<&str>) -> String {
+        match tried {
+            Some(tried) => end_id(tried),
+            None => {
+                let (name, last) = (&account.name, account.last_entry);
+                format!("settle/{name}/{}/{}/{last}/{}", self.counter, self.attempt, self.cost.unwrap_or(0))
+            }
+        }
+    }
+
     /// The same, entry by entry, each with the try that it ends. A router may be about to take back a try of its own: what
     /// ends a try has the same id whoever writes it, and so is written once.
     pub fn entries(&self) -> Vec<(Option<String>, i64)> {
@@ -128,6 +144,11 @@ impl Account {
     /// Of a request of which nothing is known.
     pub fn new(name: &str) -> Self {
         Self { name: name.to_owned(), ..Self::default() }
+    }
+
+    /// When the first of its calls that is known was accepted.
+    pub fn began(&self) -> Option<Timestamp> {
+        self.attempts.keys().next().and_then(|(accepted, _)| Timestamp::from_timestamp_micros(*accepted))
     }
 
     /// Hears of a usage event of this request, at this place of its stream.

@@ -84,6 +84,9 @@ pub enum Per {
 }
 
 impl Per {
+    /// Every one.
+    pub const ALL: [Self; 6] = [Self::Minute, Self::Hour, Self::Day, Self::Week, Self::Month, Self::Total];
+
     /// The text in a configuration.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -182,6 +185,8 @@ pub struct Budget {
     pub when_spent: WhenSpent,
     /// What is reserved.
     pub reserve: Reserve,
+    /// When it is told how much is spent: percent of the limit, ascending.
+    pub alerts: Vec<u32>,
 }
 
 /// A window: from its beginning to its end, which is not in it.
@@ -355,6 +360,12 @@ impl Budgets {
         })
     }
 
+    /// Whether the request of an event can have reserved in any of them, whatever was called.
+    pub fn concern(&self, event: &UsageEvent) -> bool {
+        let settled = |budget: &&Budget| budget.measure.unit().is_some();
+        self.0.iter().filter(settled).any(|budget| budget.scope.has(event.team.as_str(), &event.meta))
+    }
+
     /// What a request needs to go to its target, and to those of its others that the same budgets are for.
     pub fn needs(&self, job: &Job, prices: &BTreeMap<Target, Price>) -> Needs {
         let team = job.identity.team.as_str();
@@ -479,5 +490,6 @@ pub fn cheaper(job: &Job, prices: &BTreeMap<Target, Price>) -> Option<usize> {
         .find(|index| cost(*index).is_some_and(|cost| cost < current))
 }
 
+mod state;
 #[cfg(test)]
 pub(crate) mod tests;

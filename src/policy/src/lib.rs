@@ -4,6 +4,7 @@
 //! or clocks, and so can be tested by table, by property and, later, by simulation.
 
 pub mod account;
+pub mod alert;
 pub mod answer;
 pub mod aside;
 pub mod budget;

@@ -5,9 +5,11 @@
 //! [`Entry`], in one header beside it. Limits of tokens and of requests in flight are counted the same way, in [`Unit`]s
 //! of their own; what is called `nano_usd` below is then in these.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::Sequence;
+use crate::{Sequence, Timestamp};
 
 /// The window of a budget that has no end.
 pub const TOTAL: &str = "total";
@@ -28,7 +30,7 @@ impl std::fmt::Display for Counter {
 }
 
 /// What a counter counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// What calls cost, in nano-dollars.
@@ -61,6 +63,8 @@ pub enum EntryKind {
     Settle,
     /// What was spent before the budget was there.
     Open,
+    /// Puts right what neither routers nor the ledger do, when somebody asked for it.
+    Correct,
 }
 
 /// An entry of a counter, beside its amount.
@@ -87,6 +91,9 @@ pub struct Entry {
     /// For an opening: the last usage event that is in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage_sequence: Option<Sequence>,
+    /// For a correction of an entry that is of no account: that entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrects: Option<Sequence>,
 }
 
 /// JetStream's id of the entry that takes a try back or settles it.
@@ -103,6 +110,17 @@ pub struct Spent {
     pub total_nano_usd: i64,
     /// The counter's last entry that is in these.
     pub sequence: Sequence,
+}
+
+/// What was told of a window already: the thresholds, in percent, that its spending has reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Of this limit, in nano-dollars.
+    pub limit_nano_usd: i64,
+    /// What was spent then.
+    pub spent_nano_usd: i64,
+    /// Ascending.
+    pub percents: Vec<u32>,
 }
 
 /// A question to the ledger: what is reserved for a request already?
@@ -123,18 +141,38 @@ pub struct OpenAnswer {
     pub open: Vec<(Counter, String, i64)>,
 }
 
+/// A question to the ledger about its budgets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetQuestion {
+    /// Only the budget of this name, and what was told of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
 /// The ledger's answer to `budget.list`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetList {
     /// In the order of the configuration.
     pub budgets: Vec<BudgetState>,
+    /// Limits that are settled as budgets are: of tokens, and of what is in flight. Their amounts are in their units.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<BudgetState>,
+    /// The last entry of a counter that the ledger has read.
+    #[serde(default)]
+    pub entries_sequence: Sequence,
+    /// The last usage event that it has read for budgets.
+    #[serde(default)]
+    pub usage_sequence: Sequence,
 }
 
 /// A budget in its window of now. All amounts in nano-dollars.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetState {
     /// Its name.
     pub name: String,
+    /// What its counters count.
+    #[serde(default, skip_serializing_if = "Unit::is_money")]
+    pub unit: Unit,
     /// When its window began, or `total`.
     pub window: String,
     /// What may be spent in a window.
@@ -149,4 +187,28 @@ pub struct BudgetState {
     pub reserve: String,
     /// Whether its counter has an opening; before that, requests wait.
     pub is_open: bool,
+    /// The last usage event that is in its opening.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_at: Option<Sequence>,
+    /// Which requests it is for, as in a configuration: what has to be equal. Empty: all.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scope: BTreeMap<String, String>,
+    /// How long a window is: `minute` to `month`, or `total`.
+    #[serde(default)]
+    pub per: String,
+    /// Where its windows of the calendar begin.
+    #[serde(default)]
+    pub timezone: String,
+    /// When the window began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_begins: Option<Timestamp>,
+    /// When it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_ends: Option<Timestamp>,
+    /// The thresholds that are told, in percent of the limit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alert_percent: Vec<u32>,
+    /// Those that were told in this window; said where one budget is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told_percent: Option<Vec<u32>>,
 }

@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorCode, Group, Identity, RequestId, Team, Timestamp};
+use crate::{ErrorCode, Group, Identity, NanoUsd, RequestId, Team, Timestamp};
 
 /// The kinds of lifecycle events, each the last token of its subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -118,6 +118,60 @@ pub struct ProviderEvent {
     pub until: Option<Timestamp>,
     /// When.
     pub time: Timestamp,
+}
+
+/// What can happen to a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BudgetKind {
+    /// So much of it is spent that it is to be told.
+    Budget,
+}
+
+impl BudgetKind {
+    /// The subject token.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Budget => "budget",
+        }
+    }
+}
+
+/// Event v1 about a budget, on `llm.event.<team>.budget`; on `llm.event._.budget` if the budget is not for one team.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BudgetEvent {
+    /// What happened.
+    pub kind: BudgetKind,
+    /// The budget's name.
+    pub budget: String,
+    /// The team that it is for, if it is for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<Team>,
+    /// The window: when it began, as `20261128T210000Z`; or `total`.
+    pub window: String,
+    /// When the window ends, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_ends: Option<Timestamp>,
+    /// The threshold that is reached, in percent of the limit.
+    pub threshold_percent: u32,
+    /// How much of the limit is spent, in whole percent, rounded down.
+    pub percent: u64,
+    /// What calls that are over cost.
+    pub spent_nano_usd: NanoUsd,
+    /// What may be spent in the window.
+    pub limit_nano_usd: NanoUsd,
+    /// For a person.
+    pub message: String,
+    /// When.
+    pub time: Timestamp,
+}
+
+impl BudgetEvent {
+    /// The same for the same threshold of the same limit in the same window, whoever tells it.
+    pub fn ce_id(&self) -> String {
+        let Self { budget, window, threshold_percent, limit_nano_usd, .. } = self;
+        format!("budget.{budget}.{window}.{}.{threshold_percent}", limit_nano_usd.0)
+    }
 }
 
 impl LifecycleEvent {

@@ -2,7 +2,7 @@
 
 use schemars::generate::SchemaSettings;
 
-use crate::event::{LifecycleEvent, ProviderEvent};
+use crate::event::{BudgetEvent, LifecycleEvent, ProviderEvent};
 use crate::request::RequestEnvelope;
 use crate::response::Response;
 use crate::usage::UsageEvent;
@@ -15,6 +15,7 @@ pub fn all() -> Vec<(&'static str, serde_json::Value)> {
         ("usage.v1.json", schema::<UsageEvent>("Tollgate usage event v1")),
         ("event.v1.json", schema::<LifecycleEvent>("Tollgate lifecycle event v1")),
         ("provider_event.v1.json", schema::<ProviderEvent>("Tollgate provider event v1")),
+        ("budget_event.v1.json", schema::<BudgetEvent>("Tollgate budget event v1")),
     ]
 }
 

@@ -243,6 +243,12 @@ impl Subjects {
         format!("{}.event._.{kind}", self.prefix)
     }
 
+    /// Events about budgets, of one team or, without one, of none in particular.
+    pub fn budget_event(&self, team: Option<&Team>, kind: &str) -> String {
+        let team = team.map_or("_".into(), |team| token(team.as_str()));
+        format!("{}.event.{team}.{kind}", self.prefix)
+    }
+
     /// Where the service for plain request/reply listens.
     pub fn ask_filter(&self) -> String {
         format!("{}.ask.*.*", self.prefix)

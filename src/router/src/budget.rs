@@ -401,5 +401,6 @@ fn entry(kind: EntryKind, unit: Unit, identity: &Identity, attempt: u32, tried: 
         tried: Some(tried.to_owned()),
         takes: None,
         usage_sequence: None,
+        corrects: None,
     }
 }

@@ -131,7 +131,7 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
         Err(error) => {
             let provider = &place.gate.provider;
             tracing::warn!(%error, provider, "a provider's stream does not take messages, trying again");
-            if matches!(error, PublishError::NoAnswer(_)) {
+            if matches!(error, PublishError::NoAnswer(_) | PublishError::StoreFull(_)) {
                 // It may be stored, and called: what was reserved for it is not to be taken back.
                 item.reserved.iter_mut().flatten().for_each(Held::keep);
             }

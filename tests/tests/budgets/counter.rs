@@ -24,7 +24,8 @@ pub(crate) struct Entry {
 
 impl Entry {
     fn read(stored: &Stored) -> Self {
-        let entry: Value = serde_json::from_str(stored.header("Tollgate-Entry").unwrap()).unwrap();
+        // What somebody else wrote may have none.
+        let entry: Value = serde_json::from_str(stored.header("Tollgate-Entry").unwrap_or("{}")).unwrap();
         let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
         Self {
             subject: stored.subject.clone(),

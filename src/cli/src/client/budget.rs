@@ -4,9 +4,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use async_nats::{Request, RequestErrorKind};
+use chrono::SecondsFormat;
 use clap::{Args, Subcommand};
-use tollgate_protocol::NanoUsd;
-use tollgate_protocol::budget::{BudgetList, BudgetState};
+use tollgate_bus::Bus;
+use tollgate_protocol::budget::{BudgetList, BudgetQuestion, BudgetState};
+use tollgate_protocol::{NanoUsd, Timestamp};
 
 use super::connect::{self, At};
 use crate::args::Global;
@@ -32,35 +34,98 @@ pub(crate) enum Command {
         #[command(flatten)]
         at: At,
     },
+    /// One budget: what it is for, what is spent, and what was told
+    Show {
+        #[command(flatten)]
+        at: At,
+        /// Its name
+        name: String,
+    },
 }
 
 /// Runs the command.
 pub(crate) async fn run(args: BudgetArgs, global: &Global, output: &Output) -> Result<ExitCode, Failure> {
-    let Command::List { at } = args.command;
-    let bus = connect::bus(global, &at).await?;
+    match args.command {
+        Command::List { at } => {
+            let bus = connect::bus(global, &at).await?;
+            let list = ask(&bus, BudgetQuestion::default()).await?;
+            if output.json {
+                output.json(&serde_json::to_value(&list).unwrap_or_default());
+            } else if list.budgets.is_empty() {
+                output.note("no budget is configured");
+            } else {
+                output.table(&table(&list.budgets));
+            }
+        }
+        Command::Show { at, name } => {
+            let bus = connect::bus(global, &at).await?;
+            let list = ask(&bus, BudgetQuestion { name: Some(name.clone()) }).await?;
+            let Some(budget) = list.budgets.into_iter().find(|budget| budget.name == name) else {
+                return Err(Failure::usage(format!(
+                    "no budget has the name {name}; `tollgate budget list` shows all"
+                )));
+            };
+            if output.json {
+                output.json(&serde_json::to_value(&budget).unwrap_or_default());
+            } else {
+                output.line(details(&budget));
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the ledger about its budgets.
+pub(super) async fn ask(bus: &Bus, question: BudgetQuestion) -> Result<BudgetList, Failure> {
     let subject = bus.subjects().control("budget", "list");
-    let request = Request::new().timeout(Some(ANSWER_TIMEOUT));
+    let payload = serde_json::to_vec(&question).unwrap_or_default();
+    let request = Request::new().payload(payload.into()).timeout(Some(ANSWER_TIMEOUT));
     let reply = bus.client().send_request(subject, request).await.map_err(|error| match error.kind() {
         RequestErrorKind::NoResponders => {
             Failure::unreachable("no ledger answers: is `tollgate run ledger` or `tollgate up` running?")
         }
         _ => Failure::unreachable(format!("the ledger did not answer: {error}")),
     })?;
-    let list: BudgetList = serde_json::from_slice(&reply.payload)
-        .map_err(|error| Failure::failed(format!("the ledger's answer cannot be read: {error}")))?;
-    if output.json {
-        output.json(&serde_json::to_value(&list).unwrap_or_default());
-        return Ok(ExitCode::SUCCESS);
-    }
-    if list.budgets.is_empty() {
-        output.note("no budget is configured");
-        return Ok(ExitCode::SUCCESS);
-    }
-    output.table(&table(&list.budgets));
-    Ok(ExitCode::SUCCESS)
+    serde_json::from_slice(&reply.payload)
+        .map_err(|error| Failure::failed(format!("the ledger's answer cannot be read: {error}")))
 }
 
-fn table(budgets: &[BudgetState]) -> Table {
+/// One budget, line by line.
+fn details(budget: &BudgetState) -> String {
+    let scope: Vec<_> = budget.scope.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+    let scope = if scope.is_empty() { "everything".to_owned() } else { scope.join(", ") };
+    let time = |time: Option<Timestamp>| time.map(|time| time.to_rfc3339_opts(SecondsFormat::Secs, true));
+    let window = match (time(budget.window_begins), time(budget.window_ends)) {
+        (Some(begins), Some(ends)) => {
+            format!("{}, from {begins} to {ends} ({})", budget.per, budget.timezone)
+        }
+        _ => budget.per.clone(),
+    };
+    let (limit, spent, reserved) = (budget.limit_nano_usd, budget.spent_nano_usd, budget.reserved_nano_usd);
+    let left = limit.saturating_sub(spent).saturating_sub(reserved).max(0);
+    let percents = |percents: &[u32]| match percents {
+        [] => "nothing".to_owned(),
+        some => some.iter().map(|percent| format!("{percent} %")).collect::<Vec<_>>().join(", "),
+    };
+    let told = percents(budget.told_percent.as_deref().unwrap_or_default());
+    let lines = [
+        ("budget", budget.name.clone()),
+        ("for", scope),
+        ("window", window),
+        ("limit", NanoUsd(limit).to_string()),
+        ("spent", format!("{}  {}", NanoUsd(spent), bar(spent, limit))),
+        ("reserved", NanoUsd(reserved).to_string()),
+        ("left", NanoUsd(left).to_string()),
+        ("when spent", budget.when_spent.clone()),
+        ("reserves", budget.reserve.clone()),
+        ("told at", format!("{}; told in this window: {told}", percents(&budget.alert_percent))),
+        ("open", if budget.is_open { "yes" } else { "not yet: requests wait" }.to_owned()),
+    ];
+    lines.map(|(name, value)| format!("{name:<11} {value}")).join("\n")
+}
+
+/// Budgets with what is spent of them.
+pub(super) fn table(budgets: &[BudgetState]) -> Table {
     let mut table = Table::new(&["budget", "window", ">limit", ">spent", ">reserved", "", "when spent"]);
     for budget in budgets {
         table.row([
@@ -101,6 +166,7 @@ mod tests {
             when_spent: "hold".into(),
             reserve: "estimate".into(),
             is_open,
+            ..BudgetState::default()
         };
         let budgets = [state("research", 42_123_000_000, true), state("all", 100_000_000_000, false)];
         insta::assert_snapshot!(table(&budgets).render(false, false), @"
@@ -110,5 +176,42 @@ mod tests {
         ");
         assert_eq!(bar(1, 0), "████████████████████ 100 %");
         assert_eq!(bar(-5, 10), "░░░░░░░░░░░░░░░░░░░░   0 %");
+    }
+
+    #[test]
+    fn one_budget_is_shown_line_by_line() {
+        let state = BudgetState {
+            name: "research".into(),
+            window: "20261101T000000Z".into(),
+            limit_nano_usd: 100_000_000_000,
+            spent_nano_usd: 81_200_000_000,
+            reserved_nano_usd: 800_000_000,
+            when_spent: "hold".into(),
+            reserve: "estimate".into(),
+            is_open: true,
+            scope: [("team".to_owned(), "research".to_owned())].into(),
+            per: "month".into(),
+            timezone: "UTC".into(),
+            window_begins: "2026-11-01T00:00:00Z".parse().ok(),
+            window_ends: "2026-12-01T00:00:00Z".parse().ok(),
+            alert_percent: vec![50, 80, 100],
+            told_percent: Some(vec![50, 80]),
+            ..BudgetState::default()
+        };
+        insta::assert_snapshot!(details(&state), @r"
+        budget      research
+        for         team = research
+        window      month, from 2026-11-01T00:00:00Z to 2026-12-01T00:00:00Z (UTC)
+        limit       $100.00
+        spent       $81.20  ████████████████░░░░  81 %
+        reserved    $0.80
+        left        $18.00
+        when spent  hold
+        reserves    estimate
+        told at     50 %, 80 %, 100 %; told in this window: 50 %, 80 %
+        open        yes
+        ");
+        let total = BudgetState { per: "total".into(), told_percent: None, ..BudgetState::default() };
+        assert!(details(&total).contains("told at     nothing; told in this window: nothing"));
     }
 }

@@ -82,7 +82,7 @@ pub(crate) fn publish_failure(error: &PublishError) -> Failure {
         PublishError::TooLarge { .. } => Failure::usage(format!(
             "{error}. Make the request smaller, or raise max_payload of the nats-server"
         )),
-        PublishError::NoAnswer(_) => Failure::unreachable(error.to_string()),
+        PublishError::NoAnswer(_) | PublishError::StoreFull(_) => Failure::unreachable(error.to_string()),
         _ => Failure::failed(error.to_string()),
     }
 }

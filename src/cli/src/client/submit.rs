@@ -95,6 +95,7 @@ pub(crate) async fn run(args: SubmitArgs, global: &Global, output: &Output) -> R
         let work = exchange(&bus, &plan, &mut results, usize::from(args.in_flight), &held);
         tokio::select! {
             ended = work => Some(ended),
+            () = send::say_held(&held, output) => None,
             _ = tokio::signal::ctrl_c() => None,
         }
     };
@@ -139,8 +140,10 @@ async fn detach(bus: &Bus, plan: &Plan, args: &SubmitArgs, output: &Output) -> R
     let bar = output.progress(indices.len() as u64);
     let held = AtomicU64::new(0);
     let mut sending = pin!(send::all(bus, plan, indices.clone(), usize::from(args.in_flight), &held));
+    let mut saying = pin!(send::say_held(&held, output));
     let stopped = loop {
         tokio::select! {
+            () = &mut saying => break true,
             sent = sending.next() => match sent {
                 Some(Ok(())) => {
                     bar.inc(1);

@@ -7,6 +7,7 @@ use async_nats::{Request, RequestErrorKind};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use tollgate_bus::HeaderView;
+use tollgate_protocol::budget::BudgetQuestion;
 use tollgate_protocol::header::{self, Headers};
 use tollgate_protocol::{NanoUsd, Timestamp};
 
@@ -103,6 +104,13 @@ pub(crate) async fn run(args: UsageArgs, global: &Global, output: &Output) -> Re
         return Ok(ExitCode::SUCCESS);
     }
     output.table(&table(&answer, &args.by));
+    // Beside what was used: how much of what may be is left. A ledger of before budgets says nothing.
+    if let Ok(list) = super::budget::ask(&bus, BudgetQuestion::default()).await
+        && !list.budgets.is_empty()
+    {
+        output.line(String::new());
+        output.table(&super::budget::table(&list.budgets));
+    }
     if let Some(lag) = answer.pointer("/as_of/lag").and_then(Value::as_u64)
         && lag > 0
     {

@@ -94,7 +94,7 @@ fn line(value: &Value) -> String {
     let who = if value["id"].is_string() {
         format!("{}.{}.{}", text("team"), text("group"), text("id"))
     } else {
-        text("provider").to_owned()
+        [text("provider"), text("budget")].concat()
     };
     let mut parts = vec![text("time").to_owned(), format!("{:<18}", text("kind")), who];
     let details = ["status", "code", "model", "message"].map(|name| text(name).to_owned());
@@ -121,5 +121,11 @@ mod tests {
         let down =
             json!({"time": "T", "kind": "provider_down", "provider": "sim", "model": "m", "waiting": 7});
         assert_eq!(line(&down), "T  provider_down       sim  m  7 waiting");
+        let spent = json!({"time": "T", "kind": "budget", "budget": "research", "team": "t",
+                           "message": "80 % of the budget research is spent: $80.00 of $100.00 per month"});
+        assert_eq!(
+            line(&spent),
+            "T  budget              research  80 % of the budget research is spent: $80.00 of $100.00 per month"
+        );
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tollgate_bus::bucket::{LEASE, SPENT};
+use tollgate_bus::bucket::{ALERTS, LEASE, SPENT};
 use tollgate_bus::topology::{self, TopologyError};
 use tollgate_bus::{Bus, ConnectSettings, Connection};
 use tollgate_config::Settings;
@@ -127,9 +127,11 @@ async fn connected(connect: &ConnectSettings, settings: &Settings) -> Result<Bus
         TopologyError::Differs { .. } => Failure::usage(error.to_string()),
         TopologyError::Refused { .. } => Failure::unreachable(error.to_string()),
     })?;
-    for (name, description) in
-        [(SPENT, "what is spent of each budget"), (LEASE, "who does what only one may do")]
-    {
+    for (name, description) in [
+        (SPENT, "what is spent of each budget"),
+        (ALERTS, "what was told of each budget"),
+        (LEASE, "who does what only one may do"),
+    ] {
         bus.ensure_bucket(name, description, replicas).await.map_err(|reason| {
             Failure::failed(format!("the key-value bucket {name} cannot be set up: {reason}"))
         })?;
@@ -160,6 +162,7 @@ fn record_max_age(settings: &Settings) -> std::time::Duration {
 fn plan(settings: &Settings, replicas: usize) -> topology::Plan {
     topology::Plan {
         team_requests_max: settings.queue.team_requests_max,
+        requests_bytes_max: settings.queue.total_bytes_max,
         record_max_age: record_max_age(settings),
         usage_max_age: DAY * settings.retention.usage_days,
         providers: settings

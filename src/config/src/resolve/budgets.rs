@@ -15,6 +15,8 @@ use crate::report::{Findings, shortened};
 
 /// Longest name that is made of scope and window.
 pub(super) const NAME_LENGTH_MAX: usize = 64;
+/// When it is told how much is spent, in percent, unless a budget says otherwise.
+const ALERTS: [u32; 3] = [50, 80, 100];
 
 pub(super) fn resolve(
     file: &raw::File,
@@ -65,6 +67,7 @@ fn budget(
         timezone,
         when_spent: entry.when_spent.given().map_or(WhenSpent::Hold, |when| when.value),
         reserve: entry.reserve.given().map_or(Reserve::Estimate, |reserve| reserve.value),
+        alerts: alerts(entry, findings),
     })
 }
 
@@ -82,6 +85,15 @@ pub(super) fn resolved(scope: &raw::Scope) -> Scope {
 
 fn label(given: &Optional<crate::scalar::Label>) -> Option<String> {
     given.given().map(|label| label.value.0.clone())
+}
+
+fn alerts(entry: &raw::Budget, findings: &mut Findings<'_>) -> Vec<u32> {
+    let Some(given) = entry.alert_percent.given() else { return ALERTS.to_vec() };
+    let percents: Vec<u32> = given.value.0.iter().map(|percent| percent.value.get_u32()).collect();
+    if !percents.is_sorted_by(|one, next| one < next) {
+        findings.problem(&given.place, "expected ascending numbers, each once");
+    }
+    percents
 }
 
 /// What a scope names should be there: a budget of a team that nobody configured limits nothing.

@@ -75,6 +75,8 @@ fn of_entry(
             when_spent,
             // One in flight is one; tokens are not known before the answer is there.
             reserve: if measure == Measure::Tokens { Reserve::Estimate } else { Reserve::Strict },
+            // It is reached again and again; what waits for it goes on by itself.
+            alerts: Vec::new(),
         })
     };
     given.into_iter().filter_map(limit).collect()

@@ -99,11 +99,13 @@ per = "day"
 timezone = "Europe/Atlantis"
 when_spent = "cry"
 reserve = "all"
+alert_percent = [2000]
 
 [[budgets]]
 scope = {}
 limit_usd = "1"
 per = "day"
+alert_percent = [50, 50]
 
 [[budgets]]
 scope = {}

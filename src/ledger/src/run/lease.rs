@@ -14,26 +14,36 @@ use tollgate_bus::Bus;
 use tollgate_bus::bucket::{LEASE, Swapped};
 use tollgate_protocol::Sequence;
 
-/// The key.
-const KEY: &str = "ledger";
+/// The key of the ledger that settles.
+pub(crate) const LEDGER: &str = "ledger";
+/// The key of who repairs.
+pub(crate) const REPAIR: &str = "repair";
 /// How long a holder may be silent.
 pub(crate) const TERM: Duration = Duration::from_secs(6);
 /// How often it is renewed, or looked at.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// The lease, as this process knows it. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Lease(Arc<Mutex<Option<Instant>>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Lease {
+    key: &'static str,
+    renewed: Arc<Mutex<Option<Instant>>>,
+}
 
 impl Lease {
+    /// The lease of this key, which this process does not have yet.
+    pub(crate) fn of(key: &'static str) -> Self {
+        Self { key, renewed: Arc::default() }
+    }
+
     /// Whether this process may write now.
     pub(crate) fn is_held(&self) -> bool {
-        let renewed = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let renewed = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
         renewed.is_some_and(|renewed| renewed.elapsed() < TERM / 2)
     }
 
     fn set(&self, renewed: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
     }
 
     /// Takes and keeps the lease, as far as it can, until `stop`; then lets it go.
@@ -46,10 +56,10 @@ impl Lease {
             let asked = Instant::now();
             let is_held = self.is_held();
             if is_held || revision == 0 || seen.elapsed() >= TERM {
-                match bus.swap(LEASE, KEY, mine.clone(), revision).await {
+                match bus.swap(LEASE, self.key, mine.clone(), revision).await {
                     Ok(Swapped::Written(written)) => {
                         if !is_held {
-                            tracing::info!("this ledger settles budgets now");
+                            tracing::info!(lease = self.key, "this process has the lease now");
                         }
                         (revision, seen) = (written, Instant::now());
                         self.set(Some(asked));
@@ -67,7 +77,7 @@ impl Lease {
                     Ok(Swapped::Gone(_)) => {}
                     Err(reason) => tracing::debug!(reason, "the ledger's lease cannot be renewed"),
                 }
-            } else if let Some(other) = current(bus).await
+            } else if let Some(other) = current(bus, self.key).await
                 && other != revision
             {
                 (revision, seen) = (other, Instant::now());
@@ -81,15 +91,15 @@ impl Lease {
             self.set(None);
             // The next one need not wait for the end of the term.
             if let Ok(store) = bus.bucket(LEASE).await {
-                let _ = store.delete_expect_revision(KEY, Some(revision)).await;
+                let _ = store.delete_expect_revision(self.key, Some(revision)).await;
             }
         }
     }
 }
 
-async fn current(bus: &Bus) -> Option<Sequence> {
+async fn current(bus: &Bus, key: &str) -> Option<Sequence> {
     let store = bus.bucket(LEASE).await.ok()?;
-    match store.entry(KEY).await {
+    match store.entry(key).await {
         Ok(Some(entry)) if entry.operation == async_nats::jetstream::kv::Operation::Put => {
             Some(entry.revision)
         }

@@ -57,6 +57,7 @@ impl Server {
         let bus = Bus::new(Connection::open(&settings).await.unwrap(), Subjects::default());
         let plan = Plan {
             team_requests_max: 1_000,
+            requests_bytes_max: None,
             record_max_age: Duration::from_secs(16 * 86_400),
             usage_max_age: Duration::from_secs(86_400),
             providers: Vec::new(),

@@ -9,8 +9,9 @@ use futures_util::StreamExt;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tollgate_bus::bucket::{ALERTS, Swapped};
 use tollgate_bus::{Bus, event, headers};
-use tollgate_protocol::budget::OpenQuestion;
+use tollgate_protocol::budget::{BudgetQuestion, Counter, OpenQuestion, Told};
 use tollgate_protocol::{ErrorCode, Problem, header};
 
 use super::in_background;
@@ -69,9 +70,8 @@ impl Queries {
                 }
                 question = self.list.next() => {
                     let Some(question) = question else { break };
-                    let now = tollgate_bus::now();
-                    let list = self.book.lock().unwrap_or_else(PoisonError::into_inner).list(now);
-                    tasks.spawn(async move { say(&question, &list).await });
+                    let (bus, book) = (self.bus.clone(), Arc::clone(&self.book));
+                    tasks.spawn(async move { say_budgets(&bus, &book, &question).await });
                     continue;
                 }
                 next = async { (place.await, self.endpoint.next().await) } => next,
@@ -92,6 +92,24 @@ impl Queries {
             tracing::debug!(%error, "the query service was not stopped cleanly");
         }
     }
+}
+
+/// What is spent of all budgets, or of one.
+async fn say_budgets(bus: &Bus, book: &Shared, request: &Request) {
+    let asked: BudgetQuestion = serde_json::from_slice(&request.message.payload).unwrap_or_default();
+    let now = tollgate_bus::now();
+    let mut list = book.lock().unwrap_or_else(PoisonError::into_inner).list(now);
+    if let Some(name) = asked.name {
+        list.budgets.retain(|budget| budget.name == name);
+        for budget in &mut list.budgets {
+            let counter = Counter { budget: budget.name.clone(), window: budget.window.clone() };
+            if let Ok(Swapped::Other(value, _)) = bus.current(ALERTS, &counter.to_string()).await {
+                let told: Told = serde_json::from_slice(&value).unwrap_or_default();
+                budget.told_percent = Some(told.percents);
+            }
+        }
+    }
+    say(request, &list).await;
 }
 
 /// What is reserved for a request already.

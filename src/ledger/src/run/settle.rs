@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tollgate_bus::bucket::SPENT;
+use tollgate_bus::bucket::{ALERTS, SPENT};
 use tollgate_bus::counter::StoredEntry;
 use tollgate_bus::retry::Patience;
 use tollgate_bus::{Bus, counter, event};
@@ -19,13 +19,14 @@ use tollgate_protocol::budget::{Counter, Entry, EntryKind, Unit};
 use tollgate_protocol::usage::{Kind, UsageEvent};
 use tollgate_protocol::{Sequence, Timestamp};
 
+use super::alert::Alerts;
 use super::in_background;
-use super::lease::Lease;
+use super::lease::{self, Lease};
 use crate::settle::{Book, Due, Outcome, PlacedEvent};
 use crate::{Error, Ledger, metrics};
 
 /// Most messages in one transaction.
-const BATCH_MAX: usize = 500;
+pub(crate) const BATCH_MAX: usize = 500;
 /// Differences that are written at a time.
 const WRITES_MAX: usize = 256;
 /// How often it is told what is spent, if that has changed.
@@ -56,9 +57,18 @@ pub(super) async fn run(
     if budgets.is_empty() {
         return Ok(());
     }
-    let lease = Lease::default();
-    let settler = Settler { bus, book, budgets, lease: &lease, writes: Arc::new(Semaphore::new(WRITES_MAX)) };
-    let (outcome, ()) = tokio::join!(settler.serve(stop), lease.run(bus, stop));
+    let lease = Lease::of(lease::LEDGER);
+    let alerts = Alerts::default();
+    let settler = Settler {
+        bus,
+        book,
+        budgets,
+        lease: &lease,
+        alerts: &alerts,
+        writes: Arc::new(Semaphore::new(WRITES_MAX)),
+    };
+    let telling = alerts.run(bus, book, budgets, &lease, stop);
+    let (outcome, (), ()) = tokio::join!(settler.serve(stop), lease.run(bus, stop), telling);
     outcome
 }
 
@@ -67,6 +77,7 @@ struct Settler<'a> {
     book: &'a Shared,
     budgets: &'a Budgets,
     lease: &'a Lease,
+    alerts: &'a Alerts,
     writes: Arc<Semaphore>,
 }
 
@@ -262,6 +273,7 @@ impl Settler<'_> {
                     tried: due.tried.clone(),
                     takes: None,
                     usage_sequence: None,
+                    corrects: None,
                 };
                 tollgate_bus::point("ledger.settle");
                 // Looked at last: the write is what must not come late.
@@ -281,6 +293,7 @@ impl Settler<'_> {
     /// Tells what is spent.
     async fn tell(&self, pass: &mut Pass) {
         let Ok(store) = self.bus.bucket(SPENT).await else { return };
+        self.alerts.note(pass.changed.iter().cloned());
         for counter in std::mem::take(&mut pass.changed) {
             let spent = self.lock().spent(&counter);
             let Ok(value) = serde_json::to_vec(&spent) else { continue };
@@ -317,6 +330,7 @@ impl Settler<'_> {
             tried: None,
             takes: None,
             usage_sequence: Some(up_to),
+            corrects: None,
         };
         if !self.lease.is_held() {
             return Ok(());
@@ -340,8 +354,10 @@ impl Settler<'_> {
             }
             let stream = self.stream(counter::STREAM).await?;
             stream.purge().filter(self.bus.subjects().budget(&counter)).await.map_err(again)?;
-            if let Ok(store) = self.bus.bucket(SPENT).await {
-                let _ = store.purge(counter.to_string()).await;
+            for bucket in [SPENT, ALERTS] {
+                if let Ok(store) = self.bus.bucket(bucket).await {
+                    let _ = store.purge(counter.to_string()).await;
+                }
             }
         }
         Ok(())
@@ -349,7 +365,7 @@ impl Settler<'_> {
 }
 
 /// What the events of a window cost, up to a place in the stream, by the rule for sums.
-async fn spent_since(
+pub(crate) async fn spent_since(
     bus: &Bus,
     budgets: &Budgets,
     unit: Unit,
@@ -406,7 +422,7 @@ fn read_usage(chunk: Vec<Delivered>, seen: &mut u64) -> Result<(Vec<PlacedEvent>
 
 /// Without acknowledgements nobody sends a message again that was lost on the way; a gap in the consumer's own numbers
 /// shows it. Returns what the server still has.
-fn in_order(message: &async_nats::jetstream::Message, seen: &mut u64) -> Result<u64, Fault> {
+pub(crate) fn in_order(message: &async_nats::jetstream::Message, seen: &mut u64) -> Result<u64, Fault> {
     let info = message.info().map_err(again)?;
     if info.consumer_sequence != *seen + 1 {
         return Err(again(format!("message {} of the consumer was lost on the way", *seen + 1)));
@@ -415,12 +431,12 @@ fn in_order(message: &async_nats::jetstream::Message, seen: &mut u64) -> Result<
     Ok(info.pending)
 }
 
-async fn messages(consumer: &PullConsumer) -> Result<pull::Stream, Fault> {
+pub(crate) async fn messages(consumer: &PullConsumer) -> Result<pull::Stream, Fault> {
     let stream = consumer.stream().max_messages_per_batch(BATCH_MAX);
     stream.expires(Duration::from_secs(30)).heartbeat(Duration::from_secs(5)).messages().await.map_err(again)
 }
 
-async fn consumer(bus: &Bus, stream: &str, cursor: Sequence) -> Result<PullConsumer, Fault> {
+pub(crate) async fn consumer(bus: &Bus, stream: &str, cursor: Sequence) -> Result<PullConsumer, Fault> {
     consumer_from(bus, stream, DeliverPolicy::ByStartSequence { start_sequence: cursor + 1 }).await
 }
 
@@ -447,13 +463,13 @@ fn interval(every: Duration) -> tokio::time::Interval {
     interval
 }
 
-enum Fault {
+pub(crate) enum Fault {
     /// It cannot go on.
     Fatal(Error),
     /// The server, a consumer or the connection failed: again, from the cursors.
     Again(String),
 }
 
-fn again(reason: impl std::fmt::Display) -> Fault {
+pub(crate) fn again(reason: impl std::fmt::Display) -> Fault {
     Fault::Again(reason.to_string())
 }

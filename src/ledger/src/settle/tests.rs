@@ -19,6 +19,7 @@ fn budgets() -> Budgets {
         timezone: tollgate_policy::budget::Tz::UTC,
         when_spent: WhenSpent::Hold,
         reserve: Reserve::Strict,
+        alerts: vec![50, 80, 100],
     };
     Budgets([budget].into())
 }
@@ -53,6 +54,7 @@ impl Entries {
                 tried: self.tried(kind),
                 takes: None,
                 usage_sequence,
+                corrects: None,
             },
             id: match kind {
                 EntryKind::Settle => "end/t".into(),

@@ -27,6 +27,7 @@ fn entry(kind: EntryKind, attempt: u32) -> Entry {
         tried: Some("try".into()),
         takes: None,
         usage_sequence: None,
+        corrects: None,
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) fn budget(name: &str, limit: &str) -> Budget {
         timezone: Tz::UTC,
         when_spent: WhenSpent::Hold,
         reserve: Reserve::Strict,
+        alerts: vec![50, 80, 100],
     }
 }
 

@@ -1,6 +1,6 @@
 //! One message of each kind, as fixed as a fixture.
 
-use crate::event::{Kind, LifecycleEvent};
+use crate::event::{BudgetEvent, BudgetKind, Kind, LifecycleEvent};
 use crate::request::Endpoint;
 use crate::response::{Attempt, Outcome, Response, Status, Timing};
 use crate::usage::{self, UsageEvent};
@@ -159,5 +159,22 @@ pub(crate) fn event() -> LifecycleEvent {
             at("12:00:01"),
             "openai/gpt-4o-mini is throttled",
         )
+    }
+}
+
+/// An event about a budget with everything it may have.
+pub(crate) fn budget_event() -> BudgetEvent {
+    BudgetEvent {
+        kind: BudgetKind::Budget,
+        budget: "research".into(),
+        team: Some(identity().team),
+        window: "20260301T000000Z".into(),
+        window_ends: Some("2026-04-01T00:00:00Z".parse().unwrap()),
+        threshold_percent: 80,
+        percent: 81,
+        spent_nano_usd: NanoUsd(81_200_000_000),
+        limit_nano_usd: NanoUsd(100_000_000_000),
+        message: "81 % of the budget research is spent: $81.20 of $100.00 per month".into(),
+        time: at("12:00:01"),
     }
 }

@@ -25,4 +25,5 @@ fn usage_events() {
 #[test]
 fn event() {
     insta::assert_snapshot!("event", json(&samples::event()));
+    insta::assert_snapshot!("budget-event", json(&samples::budget_event()));
 }

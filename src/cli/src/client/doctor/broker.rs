@@ -5,7 +5,8 @@ use std::time::Duration;
 use async_nats::Request;
 use async_nats::jetstream::stream::Config;
 use serde::Deserialize;
-use tollgate_bus::{Bus, topology};
+use tollgate_bus::retry::Patience;
+use tollgate_bus::{Bus, PublishError, topology};
 use tollgate_config::Settings;
 use tollgate_protocol::Timestamp;
 use tollgate_protocol::request::BODY_BYTES_MAX;
@@ -15,6 +16,8 @@ use crate::client::status::{self, Status};
 
 /// An envelope around the largest body.
 const ENVELOPE_BYTES: usize = 64 * 1024;
+/// How long storing something may take.
+const ROOM_PATIENCE: Patience = Patience(Duration::from_secs(5));
 /// Deadlines are given by one clock and kept by another.
 const SKEW_MS_MAX: i64 = 2_000;
 
@@ -33,6 +36,7 @@ pub(super) async fn checks(bus: &Bus, settings: Option<&Settings>) -> Vec<Check>
             return checks;
         }
     };
+    checks.extend(room(bus).await);
     checks.push(clock(bus).await);
     checks.push(streams(bus, settings).await);
     checks.push(queues(&status));
@@ -68,6 +72,20 @@ async fn store(bus: &Bus) -> Check {
         ),
         Ok(limit) if limit > 0 => Check::good("JetStream", format!("{used} of {limit} bytes are used")),
         _ => Check::good("JetStream", format!("{used} bytes are used; the account has no limit of its own")),
+    }
+}
+
+/// Whether something can be stored is known only by storing it: a server does not tell clients how full it is. `None`: there
+/// is nothing to store it in yet, or these credentials may not.
+async fn room(bus: &Bus) -> Option<Check> {
+    match bus.has_room(ROOM_PATIENCE).await {
+        Ok(()) => Some(Check::good("store", "it takes messages")),
+        Err(PublishError::StoreFull(reason)) => Some(Check::bad(
+            "store",
+            format!("it is full, and nothing is accepted: {reason}"),
+            "raise max_file_store of the nats-server or the account's limit, or delete streams that are not Tollgate's; what was accepted goes on then",
+        )),
+        Err(_) => None,
     }
 }
 
@@ -118,6 +136,7 @@ async fn streams(bus: &Bus, settings: Option<&Settings>) -> Check {
         .unwrap_or_default();
     let plan = topology::Plan {
         team_requests_max: 1,
+        requests_bytes_max: None,
         record_max_age: Duration::from_secs(16 * 86_400),
         usage_max_age: Duration::from_secs(86_400),
         providers,
@@ -227,6 +246,7 @@ mod tests {
     fn a_stream_of_somebody_else_is_told() {
         let plan = topology::Plan {
             team_requests_max: 9,
+            requests_bytes_max: None,
             record_max_age: Duration::from_secs(16 * 86_400),
             usage_max_age: Duration::from_secs(1),
             providers: vec![("sim".into(), 8)],

@@ -74,6 +74,7 @@ impl Broker {
         let broker = Self::bare().await;
         let plan = Plan {
             team_requests_max,
+            requests_bytes_max: None,
             record_max_age: Duration::from_secs(16 * 86_400),
             usage_max_age: Duration::from_secs(3_600),
             providers: vec![("sim".into(), 8)],

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{folder, pretty};
-use crate::event::{Kind, ProviderKind};
+use crate::event::{BudgetKind, Kind, ProviderKind};
 use crate::identity::{Identity, Team};
 use crate::subject::Subjects;
 use crate::{Priority, header};
@@ -46,7 +46,14 @@ fn schemas_of_asyncapi_resolve() {
     files.sort_unstable();
     assert_eq!(
         files,
-        ["event.v1.json", "provider_event.v1.json", "request.v1.json", "response.v1.json", "usage.v1.json"]
+        [
+            "budget_event.v1.json",
+            "event.v1.json",
+            "provider_event.v1.json",
+            "request.v1.json",
+            "response.v1.json",
+            "usage.v1.json"
+        ]
     );
 }
 
@@ -75,6 +82,8 @@ fn schemas_of_asyncapi_name_the_subjects_that_are_built() {
         ("usage", usage),
         ("events", subjects.event(&team, "lost")),
         ("providerEvents", subjects.provider_event("provider_down")),
+        ("budgetEvents", subjects.budget_event(Some(&team), BudgetKind::Budget.as_str())),
+        ("budgetEvents", subjects.budget_event(None, BudgetKind::Budget.as_str())),
         ("cancels", subjects.cancel(&identity)),
     ];
     for (channel, subject) in &expected {

@@ -1,0 +1,199 @@
+use std::path::Path;
+
+use tollgate_policy::budget::{Budget, Measure, Per, Reserve, Scope, WhenSpent};
+use tollgate_protocol::NanoUsd;
+use tollgate_protocol::usage::UsageEvent;
+
+use super::*;
+use crate::Caps;
+use crate::store::memory::MemoryStore;
+use crate::testing::{at, event};
+
+fn counter() -> Counter {
+    Counter { budget: "research".into(), window: "total".into() }
+}
+
+fn audit() -> Audit {
+    let budget = Budget {
+        name: "research".into(),
+        scope: Scope { team: Some("research".into()), ..Scope::default() },
+        measure: Measure::Money,
+        limit: 1_000_000,
+        per: Per::Total,
+        timezone: tollgate_policy::budget::Tz::UTC,
+        when_spent: WhenSpent::Hold,
+        reserve: Reserve::Strict,
+        alerts: Vec::new(),
+    };
+    let ledger = Ledger::open(Box::new(MemoryStore::default()), Path::new("x"), Caps::default()).unwrap();
+    Audit::new(Arc::new(ledger), Budgets([budget].into()), None).unwrap()
+}
+
+/// A counter's entries as a server keeps them.
+#[derive(Default)]
+struct Stream {
+    sequence: Sequence,
+    total: i64,
+}
+
+impl Stream {
+    fn entry(&mut self, kind: EntryKind, account: &str, amount: i64) -> StoredEntry {
+        self.sequence += 1;
+        self.total += amount;
+        let is_try = matches!(kind, EntryKind::Reserve | EntryKind::Settle);
+        StoredEntry {
+            counter: counter(),
+            entry: Entry {
+                kind,
+                unit: Unit::NanoUsd,
+                account: account.into(),
+                attempt: u32::from(!account.is_empty()),
+                tried: is_try.then(|| format!("try of {account}")),
+                takes: None,
+                usage_sequence: (kind == EntryKind::Open).then_some(0),
+                corrects: None,
+            },
+            id: String::new(),
+            amount,
+            total: self.total,
+            sequence: self.sequence,
+            stored_at: at(0),
+        }
+    }
+
+    fn unreadable(&mut self, amount: i64) -> UnreadableEntry {
+        let StoredEntry { counter, total, sequence, .. } = self.entry(EntryKind::Open, "", amount);
+        UnreadableEntry { counter, amount, total, sequence, reason: "no header".into() }
+    }
+}
+
+fn paid(id: &str, cost: i64) -> UsageEvent {
+    UsageEvent { cost_nano_usd: NanoUsd(cost), ..event(id, 1) }
+}
+
+const R1: &str = "research._.r1";
+
+/// An opening, and a request that was reserved for and cost less.
+fn begun(stream: &mut Stream) -> Audit {
+    let mut audit = audit();
+    let entries =
+        vec![Ok(stream.entry(EntryKind::Open, "", 0)), Ok(stream.entry(EntryKind::Reserve, R1, 400))];
+    audit.read(entries, &[(1, paid("r1", 120))]).unwrap();
+    audit
+}
+
+fn openings(audit: &Audit) -> HashMap<Sequence, Option<i64>> {
+    audit.openings().into_iter().map(|(sequence, ..)| (sequence, Some(0))).collect()
+}
+
+/// Writes corrections, and reads them back.
+fn correct(audit: &mut Audit, stream: &mut Stream, difference: &Difference) -> Vec<String> {
+    let corrections = audit.corrections(difference).unwrap();
+    let ids = corrections.iter().map(|correction| correction.id.clone()).collect();
+    for Correction { entry, amount, .. } in corrections {
+        let stored = StoredEntry { entry, ..stream.entry(EntryKind::Correct, "", amount) };
+        audit.read(vec![Ok(stored)], &[]).unwrap();
+    }
+    ids
+}
+
+#[test]
+fn what_is_settled_is_no_difference() {
+    let mut stream = Stream::default();
+    let mut audit = begun(&mut stream);
+    let found = audit.accounts(None, at(0)).unwrap();
+    assert_eq!(found.differences.iter().map(Difference::amount).collect::<Vec<_>>(), [280], "to be settled");
+    audit.read(vec![Ok(stream.entry(EntryKind::Settle, R1, -280))], &[]).unwrap();
+    let found = audit.accounts(None, at(0)).unwrap();
+    assert_eq!((found.differences.len(), found.open.len(), found.accounts), (0, 0, 1));
+    assert_eq!(audit.beside(&openings(&audit)), BTreeSet::new());
+    assert_eq!((audit.cursors(), audit.readable()), ((3, 1), (3, 1)));
+}
+
+#[test]
+fn a_difference_of_an_account_is_put_right_under_the_ledgers_own_id() {
+    let mut stream = Stream::default();
+    let mut audit = begun(&mut stream);
+    let found = audit.accounts(None, at(0)).unwrap();
+    let difference = found.differences.first().unwrap();
+    assert_eq!((difference.what, difference.account.as_str()), (What::Account, R1));
+    assert_eq!(correct(&mut audit, &mut stream, difference), [format!("end/try of {R1}")]);
+    assert_eq!(audit.accounts(None, at(0)).unwrap().differences, BTreeSet::new());
+    assert_eq!(stream.total, 120);
+}
+
+#[test]
+fn a_reservation_is_open_and_can_be_given_up() {
+    let mut stream = Stream::default();
+    let mut audit = begun(&mut stream);
+    audit.read(vec![Ok(stream.entry(EntryKind::Reserve, "nobody", 70))], &[]).unwrap();
+    let found = audit.accounts(Some(&["nobody".to_owned()].into()), at(0)).unwrap();
+    assert_eq!((found.differences.len(), found.open.len()), (0, 1));
+    let open = found.open.first().unwrap();
+    assert_eq!((open.what, open.amount()), (What::Reservation, 70));
+    assert_eq!(correct(&mut audit, &mut stream, open), ["end/try of nobody"]);
+    assert_eq!(audit.accounts(Some(&["nobody".to_owned()].into()), at(0)).unwrap().open, BTreeSet::new());
+}
+
+#[test]
+fn entries_of_no_account_are_corrected_by_their_sequence() {
+    let mut stream = Stream::default();
+    let mut audit = begun(&mut stream);
+    let strange = vec![Err(stream.unreadable(33)), Ok(stream.entry(EntryKind::Open, "", 5))];
+    audit.read(strange, &[]).unwrap();
+    let found: Vec<_> = audit.beside(&openings(&audit)).into_iter().collect();
+    let amounts: Vec<_> = found.iter().map(|difference| (difference.sequence, difference.amount())).collect();
+    assert_eq!(amounts, [(3, 33), (4, 5)]);
+    assert_eq!(audit.cursors().0, 4);
+    for difference in &found {
+        correct(&mut audit, &mut stream, difference);
+    }
+    assert_eq!(audit.beside(&openings(&audit)), BTreeSet::new());
+    // A correction that was written twice is a difference again.
+    let twice = audit.corrections(&found[0]).unwrap().remove(0);
+    let stored = StoredEntry { entry: twice.entry, ..stream.entry(EntryKind::Correct, "", twice.amount) };
+    audit.read(vec![Ok(stored)], &[]).unwrap();
+    let found: Vec<_> = audit.beside(&openings(&audit)).iter().map(Difference::amount).collect();
+    assert_eq!(found, [-33]);
+}
+
+#[test]
+fn an_opening_has_to_say_what_was_spent_before() {
+    let mut stream = Stream::default();
+    let audit = begun(&mut stream);
+    let (sequence, ..) = audit.openings()[0].clone();
+    let found = |should| {
+        audit.beside(&[(sequence, should)].into()).iter().map(Difference::amount).collect::<Vec<_>>()
+    };
+    assert_eq!(found(Some(50)), [-50]);
+    assert_eq!(found(Some(0)), [] as [i64; 0]);
+    assert_eq!(found(None), [] as [i64; 0], "its events are gone");
+}
+
+#[test]
+fn a_log_without_its_beginning_is_compared_as_far_as_it_goes() {
+    let mut stream = Stream { sequence: 0, total: 1_000 };
+    let mut audit = audit();
+    let later = UsageEvent { accepted_at: Some(at(1)), ..paid("r2", 10) };
+    audit
+        .read(vec![Ok(stream.entry(EntryKind::Settle, R1, -280))], &[(1, paid("r1", 120)), (2, later)])
+        .unwrap();
+    audit.read(vec![Ok(stream.entry(EntryKind::Reserve, "research._.r2", 30))], &[]).unwrap();
+    let found = audit.accounts(None, at(0)).unwrap();
+    let names: Vec<_> = found.differences.iter().map(|found| found.account.clone()).collect();
+    assert_eq!((names, found.not_compared), (vec!["research._.r2".to_owned()], 1));
+    assert_eq!(audit.beside(&HashMap::new()), BTreeSet::new());
+}
+
+#[test]
+fn entries_that_are_gone_and_what_is_told_wrongly_are_named() {
+    let mut stream = Stream::default();
+    let mut audit = begun(&mut stream);
+    stream.entry(EntryKind::Reserve, "gone", 9);
+    audit.read(vec![Ok(stream.entry(EntryKind::Settle, R1, -280))], &[]).unwrap();
+    let found: Vec<_> = audit.beside(&openings(&audit)).into_iter().collect();
+    assert_eq!((found[0].what, found[0].amount(), found[0].sequence), (What::Counter, 9, 4));
+    let told = |spent| HashMap::from([(counter(), Spent { spent_nano_usd: spent, ..Spent::default() })]);
+    assert_eq!(audit.told(&told(129)), BTreeSet::new());
+    assert_eq!(audit.told(&told(130)).iter().map(Difference::amount).collect::<Vec<_>>(), [1]);
+}
