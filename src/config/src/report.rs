@@ -18,7 +18,7 @@ pub struct Report {
 }
 
 /// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConfigProblem {
     /// From 1.
     pub line: usize,
@@ -134,6 +134,11 @@ impl<'a> Findings<'a> {
     pub(crate) fn syntax(&mut self, span: Range<usize>, message: &str) {
         let message = format!("this is not TOML: {message}");
         self.problem(&Place { span, path: String::new() }, message);
+    }
+
+    /// Takes back problems that are none here.
+    pub(crate) fn excuse(&mut self, is_none: impl Fn(&ConfigProblem) -> bool) {
+        self.problems.retain(|problem| !is_none(problem));
     }
 
     /// The warnings of a file without problems, or everything that is wrong with it.
