@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use tollgate_policy::budget::{Budget, Measure};
 use tollgate_protocol::NanoUsd;
 use toml::de::DeTable;
 use toml::{Table, Value};
@@ -52,7 +53,14 @@ impl Document {
         resolve::settings(&file, &crate::EmptyEnvironment, &mut findings);
         findings.excuse(is_missing_kind);
         findings.finish()?;
-        Self::bounded(toml::from_str(text).unwrap_or_default(), name)
+        let document = Self::bounded(toml::from_str(text).unwrap_or_default(), name)?;
+        // What a provider of no known kind offers is not known above, if it lists nothing.
+        document.settings().map_err(|report| {
+            let problems = report.problems.into_iter();
+            let problems = problems.map(|problem| ConfigProblem { line: 1, column: 1, ..problem }).collect();
+            Report { file_name: name.into(), problems }
+        })?;
+        Ok(document)
     }
 
     fn bounded(table: Table, name: &str) -> Result<Self, Report> {
@@ -64,6 +72,13 @@ impl Document {
                 format!("teams, budgets, models and prices take {bytes} bytes; {BYTES_MAX} is the most"),
             )),
         }
+    }
+
+    /// The installation that a whole file is for: its `subject_prefix`. A document is for any.
+    pub fn prefix_of(text: &str) -> Option<String> {
+        let table = toml::from_str::<Table>(text.strip_prefix('\u{feff}').unwrap_or(text)).ok()?;
+        let prefix = table.get("subject_prefix").and_then(Value::as_str).unwrap_or("llm");
+        is_whole(&table).then(|| prefix.to_owned())
     }
 
     /// Its text, as TOML.
@@ -135,17 +150,14 @@ impl Document {
     /// What a budget's limit is; `None` if there is no budget of this name.
     pub fn limit(&self, budget: &str) -> Option<NanoUsd> {
         let settings = self.settings().ok()?;
-        settings.budgets.named(budget).map(|budget| budget.limit)
+        settings.budgets.named(budget).filter(|budget| is_money(budget)).map(|budget| NanoUsd(budget.limit))
     }
 
-    /// The names of its budgets.
+    /// The names of its budgets, in their order. Limits are none.
     pub fn budgets(&self) -> Vec<String> {
         let settings = self.settings().ok();
-        settings
-            .iter()
-            .flat_map(|settings| settings.budgets.0.iter())
-            .map(|budget| budget.name.clone())
-            .collect()
+        let all = settings.iter().flat_map(|settings| settings.budgets.0.iter());
+        all.filter(|budget| is_money(budget)).map(|budget| budget.name.clone()).collect()
     }
 
     /// The same with another limit of a budget; `None` if there is no budget of this name.
@@ -157,6 +169,10 @@ impl Document {
         entry.insert("limit_usd".into(), usd(u64::try_from(limit.0).ok()?).into());
         Some(Self(table))
     }
+}
+
+fn is_money(budget: &Budget) -> bool {
+    budget.measure == Measure::Money
 }
 
 /// Decimals without a sign, as a file has them.

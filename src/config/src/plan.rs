@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use tollgate_policy::budget::{Budget, Scope};
+use tollgate_policy::budget::{Budget, Measure, Scope, WhenSpent};
 use tollgate_policy::catalog::{Catalog, ModelPattern, TeamSettings};
 use tollgate_policy::hot::Hot;
-use tollgate_protocol::Price;
 use tollgate_protocol::job::Target;
+use tollgate_protocol::{NanoUsd, Price};
 
 use crate::document::usd;
 
 /// A change of one thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// `team`, `budget`, `model` or `price`.
+    /// `team`, `budget`, `limit`, `model` or `price`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -76,7 +76,10 @@ pub fn plan(from: &Hot, to: &Hot) -> Vec<Change> {
 
 fn things(hot: &Hot) -> Things {
     let teams = hot.teams.iter().map(|(name, team)| (("team", name.to_string()), of_team(team)));
-    let budgets = hot.budgets.0.iter().map(|budget| (("budget", budget.name.clone()), of_budget(budget)));
+    let budgets = hot.budgets.0.iter().map(|budget| match budget.measure {
+        Measure::Money => (("budget", budget.name.clone()), of_budget(budget)),
+        _ => (("limit", budget.name.clone()), of_limit(budget)),
+    });
     let models =
         hot.catalog.aliases.keys().map(|name| (("model", name.clone()), of_model(&hot.catalog, name)));
     let prices =
@@ -101,12 +104,23 @@ fn of_team(team: &TeamSettings) -> Vec<(&'static str, String)> {
 fn of_budget(budget: &Budget) -> Vec<(&'static str, String)> {
     vec![
         ("scope", scope(&budget.scope)),
-        ("limit_usd", budget.limit.to_string()),
+        ("limit_usd", NanoUsd(budget.limit).to_string()),
         ("per", budget.per.as_str().to_owned()),
         ("timezone", budget.timezone.to_string()),
         ("when_spent", budget.when_spent.as_str().to_owned()),
         ("reserve", budget.reserve.as_str().to_owned()),
     ]
+}
+
+fn of_limit(limit: &Budget) -> Vec<(&'static str, String)> {
+    let key = match limit.measure {
+        Measure::Money => "limit_usd",
+        Measure::Tokens => "tokens_per_minute",
+        Measure::InFlight => "in_flight",
+        Measure::Rate => "requests_per_minute",
+    };
+    let on_limit = if limit.when_spent == WhenSpent::Reject { "reject" } else { "wait" };
+    vec![("scope", scope(&limit.scope)), (key, limit.limit.to_string()), ("on_limit", on_limit.to_owned())]
 }
 
 fn scope(scope: &Scope) -> String {

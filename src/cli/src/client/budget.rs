@@ -1,5 +1,7 @@
 //! `tollgate budget`: what may be spent, and what is.
 
+mod change;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,7 +19,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How wide a bar is.
 const BAR: usize = 20;
 
-/// Show what may be spent, and what is
+/// Show what may be spent and what is, and change it
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BudgetArgs {
     #[command(subcommand)]
@@ -32,12 +34,23 @@ pub(crate) enum Command {
         #[command(flatten)]
         at: At,
     },
+    /// Set the limit of a budget, at once
+    Set(change::SetArgs),
+    /// Raise the limit of a budget, at once
+    Raise(change::RaiseArgs),
 }
 
 /// Runs the command.
 pub(crate) async fn run(args: BudgetArgs, global: &Global, output: &Output) -> Result<ExitCode, Failure> {
-    let Command::List { at } = args.command;
-    let bus = connect::bus(global, &at).await?;
+    match args.command {
+        Command::List { at } => list(&at, global, output).await,
+        Command::Set(args) => change::set(args, global, output).await,
+        Command::Raise(args) => change::raise(args, global, output).await,
+    }
+}
+
+async fn list(at: &At, global: &Global, output: &Output) -> Result<ExitCode, Failure> {
+    let bus = connect::bus(global, at).await?;
     let subject = bus.subjects().control("budget", "list");
     let request = Request::new().timeout(Some(ANSWER_TIMEOUT));
     let reply = bus.client().send_request(subject, request).await.map_err(|error| match error.kind() {

@@ -93,7 +93,7 @@ fn good_with(text: &str, environment: &dyn Environment) -> Settings {
 fn another_version_counts_in_place_of_the_file_and_the_rest_stays() {
     let other = FILE.replace("\"5\"", "\"7\"").replace("\"1.0\"", "\"3\"").replace("research", "finance");
     let over = document(&other).overlay(FILE, "v", &environment).unwrap();
-    assert_eq!(over.budgets.0[0].limit, NanoUsd(7_000_000_000));
+    assert_eq!(over.budgets.0[0].limit, 7_000_000_000);
     assert_eq!(over.teams.keys().map(Team::as_str).collect::<Vec<_>>(), ["finance"]);
     assert_eq!(over.providers["local"].models["a/b"].input, 3_000_000_000);
     assert_eq!(over.providers["local"].api_keys, [Secret::parse("sk-literal").unwrap()]);
@@ -144,6 +144,11 @@ per = "month"
     d:9:18: budgets[0].scope.team: no team "nobody" is configured
     d:10:13: budgets[0].limit_usd: expected a decimal string of US dollars such as "100.00", found "-1"
     "#);
+    let nothing_offered = "[teams.t]\n[providers.sim.models]\n[models.small]\ntargets = [\"sim/m\"]";
+    assert_eq!(
+        refused(nothing_offered),
+        "d:1:1: models.small.targets[0]: the provider sim has no model \"m\""
+    );
     assert!(refused("[teams.t").contains("this is not TOML"));
     assert!(refused("[providers.sim.models]").contains("at least one team"));
     let long = format!("[providers.sim.models]\n[teams.t]\nmodels = [\"{}*\"]", "x".repeat(600_000));
@@ -194,6 +199,13 @@ fn a_change_is_named_by_thing_and_key() {
     price local/a/b Changed { key: "output_usd_per_mtok", from: "2.00", to: "2.50" }
     team research Changed { key: "weight", from: "2", to: "3" }
     "#);
+    let limited =
+        |limit: u32| format!("{FILE}[[limits]]\nscope = {{ team = \"research\" }}\nin_flight = {limit}\n");
+    assert_eq!(
+        changes(&limited(5), &limited(6)),
+        [r#"limit team-research-limit-in-flight Changed { key: "in_flight", from: "5", to: "6" }"#]
+    );
+    assert_eq!(document(&limited(5)).budgets(), document(FILE).budgets(), "a limit is no budget");
     let typed = FILE.replace("\"sim/demo\"]", "\"sim/demo\"]\non_content_policy = [\"sim/demo\"]");
     assert_eq!(
         changes(FILE, &typed),
