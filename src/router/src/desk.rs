@@ -156,9 +156,8 @@ impl Desk {
                 Some(message) = incoming.frees.next() => self.freed(message.subject.as_str()),
                 () = tokio::time::sleep_until(reopen.unwrap_or_else(far)), if reopen.is_some() => {}
                 _ = seconds.tick() => self.each_second(),
-                _ = asides.tick(), if !self.context.settings.budgets.is_empty() => {
-                    let budgets = &self.context.settings.budgets;
-                    aside::make_room(&mut self.queue, &self.gates, budgets, tollgate_bus::now());
+                _ = asides.tick(), if !self.hot.budgets.is_empty() => {
+                    aside::make_room(&mut self.queue, &self.gates, &self.hot.budgets, tollgate_bus::now());
                 }
             }
         }

@@ -187,3 +187,48 @@ async fn weights_count_for_what_waits_already() {
     assert!((240..=360).contains(&heavy), "{heavy} of the first 400 calls are of the team of weight 3");
     assert_eq!(calls.len(), 800, "each is called once");
 }
+
+/// Under one request a minute, what waits would wait for minutes; and one at a time is one until more may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_count_for_what_waits_already() {
+    let limited = |provider: &Provider, limit: &str| {
+        let config = Config::new().provider("sim", &provider.base_url(), 16, &[("m-1", PRICE)]);
+        let limit = format!("[[limits]]\nscope = {{ team = \"{TEAM}\" }}\n{limit}\n");
+        config.model("small", &["sim/m-1"]).team(TEAM).raw(&limit)
+    };
+    let roles = [Role::Router, Role::Router, Role::Worker, Role::Ledger];
+    let mut stage = Stage::with(&roles, |provider| limited(provider, "requests_per_minute = 1")).await;
+    let paced: Vec<_> = (0..6).map(|n| request(&format!("paced-{n}"), 2)).collect();
+    stage.client.publish_all(&paced).await;
+    eventually(PATIENCE, "one that had its turn, and others that wait for theirs", async || {
+        let waits = stage.metric("tollgate_budget_waits_total", &[]).await;
+        let begun = stage.provider.total();
+        if begun >= 1 && waits >= 1.0 { Ok(()) } else { Err((begun, waits)) }
+    })
+    .await;
+    apply(&stage, &limited(&stage.provider, "in_flight = 1")).await;
+    for request in &paced {
+        let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+        assert_eq!(response["status"], "succeeded", "{response}");
+    }
+    stage.provider.always(Behaviour::Delay(Duration::from_millis(500)));
+    let together: Vec<_> = (0..10).map(|n| request(&format!("together-{n}"), 2)).collect();
+    stage.client.publish_all(&together).await;
+    eventually(PATIENCE, "two calls, one after the other", async || {
+        (stage.provider.total() >= paced.len() + 2).then_some(())
+    })
+    .await;
+    assert!(stage.provider.in_flight() <= 1);
+    apply(&stage, &limited(&stage.provider, "in_flight = 4")).await;
+    eventually(PATIENCE, "four calls at a time", async || {
+        let in_flight = stage.provider.in_flight();
+        if in_flight == 4 { Ok(()) } else { Err(in_flight) }
+    })
+    .await;
+    for request in &together {
+        stage.client.await_response(&request.identity, PATIENCE).await;
+    }
+    assert!(stage.provider.peak() <= 4, "{} at a time", stage.provider.peak());
+    stage.idle().await;
+    stage.stop().await;
+}

@@ -136,7 +136,7 @@ limit_usd = "-1"
 per = "month"
 "#
     ), @r#"
-    d:1:1: retries: unknown key; expected one of subject_prefix, durability, providers, models, teams, timing, retry, queue, retention, scheduling, budgets
+    d:1:1: retries: unknown key; expected one of subject_prefix, durability, providers, models, teams, timing, retry, queue, retention, scheduling, budgets, limits
     d:3:32: providers.sim.models.m.price.input_usd_per_mtok: expected a decimal string of US dollars per million tokens such as "0.15", found the number 0.1; write it in quotes, since binary fractions cannot hold most decimal prices exactly and money is exact here
     d:5:12: models.small.targets[0]: the provider sim has no model "n"; did you mean "m"?
     d:5:21: models.small.targets[1]: no provider "other" is configured
