@@ -13,6 +13,7 @@ mod chaos;
 mod cli;
 mod exactly_once;
 mod harness;
+mod hot;
 mod kills;
 mod operation;
 mod routing;

@@ -18,6 +18,9 @@ pub const ALERTS: &str = "alerts";
 /// Which process does what only one may do.
 pub const LEASE: &str = "lease";
 
+/// Which teams, budgets, models and prices are in force, with the versions before.
+pub const CONFIG: &str = "config";
+
 /// How long a bucket may take to answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
@@ -33,12 +36,18 @@ pub enum Swapped {
 }
 
 impl Bus {
-    /// Creates the bucket, if it is not there.
-    pub async fn ensure_bucket(&self, name: &str, description: &str, replicas: usize) -> Result<(), String> {
+    /// Creates the bucket, if it is not there; it keeps so many values of each key.
+    pub async fn ensure_bucket(
+        &self,
+        name: &str,
+        description: &str,
+        history: i64,
+        replicas: usize,
+    ) -> Result<(), String> {
         let config = kv::Config {
             bucket: self.bucket_name(name),
             description: description.into(),
-            history: 1,
+            history,
             num_replicas: replicas,
             ..kv::Config::default()
         };

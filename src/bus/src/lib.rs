@@ -25,6 +25,7 @@ pub mod retry;
 pub mod scan;
 pub mod schedule;
 pub mod topology;
+pub mod versions;
 
 use std::sync::Arc;
 

@@ -86,7 +86,7 @@ pub(crate) async fn run(command: Command, global: &Global) -> Result<ExitCode, F
         Command::Reconcile(args) => Box::pin(reconcile::run(args, global, &output)).await,
         Command::Status(args) => Box::pin(status::run(args, global, &output)).await,
         Command::Doctor(args) => Box::pin(doctor::run(args, global, &output)).await,
-        Command::Config(args) => config::run(&args, global, &output),
+        Command::Config(args) => Box::pin(config::run(args, global, &output)).await,
         Command::Completions(args) => Ok(completions::run(args, &output)),
     }
 }

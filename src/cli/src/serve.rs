@@ -6,6 +6,7 @@
 mod banner;
 mod data;
 mod drain;
+mod follow;
 mod ledger;
 mod nats;
 mod process;

@@ -4,7 +4,9 @@
 //! [`Settings`] of it, which is what the program uses. Both go on after a problem, so that a [`Report`]
 //! names everything that is wrong at once. Reads no file, no environment and no clock.
 
+mod document;
 mod environment;
+mod plan;
 mod raw;
 mod read;
 mod report;
@@ -20,14 +22,16 @@ use toml::de::DeTable;
 use read::Read;
 use report::{Findings, Place};
 
+pub use document::Document;
 pub use environment::{EmptyEnvironment, Environment};
+pub use plan::{Change, What, plan};
 pub use report::{ConfigProblem, Report};
 pub use secret::{InvalidSecret, Secret};
 pub use settings::{
     Durability, Provider, ProviderKind, Queue, Retention, SHARES, Settings, SimulatorSettings, Timeouts,
     Timing,
 };
-pub use zero::zero;
+pub use zero::{zero, zero_text};
 
 /// The base URL of OpenAI.
 pub const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";

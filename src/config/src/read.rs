@@ -224,7 +224,7 @@ macro_rules! section {
         }
 
         impl $name {
-            const KEYS: &[$crate::read::Key] = &[$( $crate::read::Key {
+            pub(crate) const KEYS: &[$crate::read::Key] = &[$( $crate::read::Key {
                 name: stringify!($key),
                 description: concat!($( $doc ),*),
                 required: <$entry as $crate::read::Entry>::REQUIRED,

@@ -18,7 +18,7 @@ pub struct Report {
 }
 
 /// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConfigProblem {
     /// From 1.
     pub line: usize,
@@ -28,6 +28,13 @@ pub struct ConfigProblem {
     pub path: String,
     /// What was expected, and what was found.
     pub message: String,
+}
+
+impl ConfigProblem {
+    /// The key and what is wrong, where lines mean nothing to anybody.
+    pub fn without_place(&self) -> String {
+        if self.path.is_empty() { self.message.clone() } else { format!("{}: {}", self.path, self.message) }
+    }
 }
 
 impl fmt::Display for ConfigProblem {
@@ -134,6 +141,11 @@ impl<'a> Findings<'a> {
     pub(crate) fn syntax(&mut self, span: Range<usize>, message: &str) {
         let message = format!("this is not TOML: {message}");
         self.problem(&Place { span, path: String::new() }, message);
+    }
+
+    /// Takes back problems that are none here.
+    pub(crate) fn excuse(&mut self, is_none: impl Fn(&ConfigProblem) -> bool) {
+        self.problems.retain(|problem| !is_none(problem));
     }
 
     /// The warnings of a file without problems, or everything that is wrong with it.

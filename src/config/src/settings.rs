@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use tollgate_policy::budget::Budgets;
 use tollgate_policy::catalog::{Catalog, Teams};
+use tollgate_policy::hot::Hot;
 use tollgate_policy::retry::Rules;
 use tollgate_protocol::{Price, Priority, subject::Subjects};
 
@@ -39,6 +40,18 @@ pub struct Settings {
     pub shares: [u32; 3],
     /// What is allowed but probably not meant; each names its place in the file.
     pub warnings: Vec<String>,
+}
+
+impl Settings {
+    /// What of it may change while everything runs.
+    pub fn hot(&self, version: u64) -> Hot {
+        Hot {
+            version,
+            catalog: self.catalog.clone(),
+            teams: self.teams.clone(),
+            budgets: self.budgets.clone(),
+        }
+    }
 }
 
 /// The shares of the priorities in a file that has none: high, normal, low.

@@ -6,6 +6,7 @@ use tollgate_protocol::{Price, Priority, Team};
 use super::*;
 
 mod broken;
+mod document;
 mod drawn;
 mod example;
 

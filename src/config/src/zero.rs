@@ -9,6 +9,7 @@ use tollgate_policy::retry::Rules;
 use tollgate_protocol::job::Target;
 use tollgate_protocol::{Price, Priority, Team, subject::Subjects};
 
+use crate::document::usd;
 use crate::settings::{
     Durability, Provider, ProviderKind, Queue, Retention, SHARES, Settings, SimulatorSettings, Timeouts,
     Timing,
@@ -72,6 +73,27 @@ pub fn zero(environment: &dyn Environment) -> Settings {
         shares: SHARES,
         warnings,
     }
+}
+
+/// The same as the text of a file, which is what a document is laid over.
+pub fn zero_text(environment: &dyn Environment) -> String {
+    let settings = zero(environment);
+    let mut text = String::from("[teams.default]\n[providers.sim]\nkind = \"simulator\"\n");
+    if let Some(openai) = settings.providers.get("openai") {
+        text.push_str("[providers.openai]\nkind = \"openai\"\napi_key = \"env:OPENAI_API_KEY\"\n");
+        for (model, Price { input, cached_input, output }) in &openai.models {
+            let (input, cached_input, output) = (usd(*input), usd(*cached_input), usd(*output));
+            text.push_str(&format!(
+                "[providers.openai.models.\"{model}\"]\nprice = {{ input_usd_per_mtok = \"{input}\", \
+                 cached_input_usd_per_mtok = \"{cached_input}\", output_usd_per_mtok = \"{output}\" }}\n"
+            ));
+        }
+    }
+    for (name, targets) in &settings.catalog.aliases {
+        let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
+        text.push_str(&format!("[models.\"{name}\"]\ntargets = {targets:?}\n"));
+    }
+    text
 }
 
 fn default_team() -> Option<(Team, TeamSettings)> {

@@ -4,9 +4,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tollgate_bus::Bus;
-use tollgate_policy::budget::Budgets;
+use tollgate_policy::hot::Hot;
 
 use crate::store::sled::SledStore;
 use crate::{Caps, Error, Home, Ledger};
@@ -23,12 +24,19 @@ mod unpaid;
 mod server_tests;
 
 /// What the ledger can be told.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Most rows per team and hour.
     pub caps: Caps,
-    /// The budgets that are settled.
-    pub budgets: Budgets,
+    /// The budgets that are settled, now and from now on.
+    pub hot: watch::Receiver<Arc<Hot>>,
+}
+
+/// Without budgets.
+impl Default for Settings {
+    fn default() -> Self {
+        Self { caps: Caps::default(), hot: watch::channel(Arc::default()).1 }
+    }
 }
 
 /// Runs the ledger of the data folder `data` until `stop`, or until it cannot go on. `ready` is called
@@ -54,7 +62,7 @@ pub async fn run(
     .await?;
 
     let stop = stop.child_token();
-    let outcome = Box::pin(serve(&bus, &ledger, settings.budgets, &stop, ready)).await;
+    let outcome = Box::pin(serve(&bus, &ledger, settings.hot, &stop, ready)).await;
     stop.cancel();
     let flushed = in_background(move || Ok(ledger.flush()?)).await;
     outcome.and(flushed)
@@ -63,12 +71,13 @@ pub async fn run(
 async fn serve(
     bus: &Bus,
     ledger: &Arc<Ledger>,
-    budgets: Budgets,
+    hot: watch::Receiver<Arc<Hot>>,
     stop: &CancellationToken,
     ready: impl FnOnce() + Send,
 ) -> Result<(), Error> {
     let Some(()) = follow::first_look(bus, ledger, stop).await? else { return Ok(()) };
-    let book = settle::open(ledger, budgets.clone()).await?;
+    let budgets = hot.borrow().budgets.clone();
+    let book = settle::open(ledger, budgets).await?;
     let queries = service::Queries::start(bus, ledger, &book).await?;
     ready();
     let follow = async {
@@ -78,7 +87,7 @@ async fn serve(
         outcome
     };
     let settle = async {
-        let outcome = Box::pin(settle::run(bus, &book, &budgets, stop)).await;
+        let outcome = Box::pin(settle::run(bus, &book, hot, stop)).await;
         if outcome.is_err() {
             stop.cancel();
         }

@@ -142,6 +142,29 @@ impl Book {
         Ok(())
     }
 
+    /// Other budgets count from now on. Returns the counters of which something else may be spent or reserved now.
+    pub fn configure(&mut self, budgets: Budgets) -> Result<Vec<Counter>, Error> {
+        let of = |budgets: &Budgets| -> Vec<_> {
+            let one = |budget: &Budget| {
+                (budget.name.clone(), budget.measure, budget.scope.clone(), budget.per, budget.timezone)
+            };
+            budgets.0.iter().map(one).collect()
+        };
+        // Only what is charged to which counter has to be found out anew; limits are none of that.
+        let is_other = of(&budgets) != of(&self.budgets);
+        self.budgets = budgets;
+        if !is_other {
+            return Ok(Vec::new());
+        }
+        self.sum_up()?;
+        Ok(self.counters.keys().cloned().collect())
+    }
+
+    /// The budget of this name.
+    pub fn budget(&self, name: &str) -> Option<Budget> {
+        self.budgets.named(name).cloned()
+    }
+
     /// How far it is.
     pub fn cursors(&self) -> Cursors {
         self.cursors

@@ -294,8 +294,8 @@ pub struct Needs {
     pub budgets: Vec<usize>,
     /// The targets that this is for; `None` if no budget concerns any target of the request.
     pub covers: Option<Vec<usize>>,
-    /// What they cost.
-    prices: Vec<Price>,
+    /// What each of them costs.
+    pub prices: Vec<Price>,
     body_bytes: usize,
     output_tokens_max: Option<u64>,
 }
@@ -389,8 +389,11 @@ impl Budgets {
             return Needs::default();
         }
         let budgets = of_target(current);
-        let covers: Vec<usize> =
-            all.iter().enumerate().filter(|(_, of)| **of == budgets).map(|(index, _)| index).collect();
+        // One without a price is not configured any more, and nothing can be reserved for it.
+        let is_priced =
+            |index: &usize| job.targets.get(*index).is_some_and(|target| prices.contains_key(target));
+        let covers = all.iter().enumerate().filter(|(_, of)| **of == budgets).map(|(index, _)| index);
+        let covers: Vec<usize> = covers.filter(is_priced).collect();
         let covered = covers.iter().filter_map(|index| job.targets.get(*index));
         Needs {
             prices: covered.filter_map(|target| prices.get(target)).copied().collect(),

@@ -111,10 +111,7 @@ impl Catalog {
         model: &str,
         fallbacks: &[String],
     ) -> Result<Vec<Target>, Problem> {
-        let settings = teams.get(team).ok_or_else(|| {
-            let message = format!("the team {} is not configured", quoted(team.as_str()));
-            Problem::at(ErrorCode::UnknownTeam, "team", message)
-        })?;
+        let settings = known(teams, team)?;
         let asked = std::iter::once((model, "body.model"))
             .chain(fallbacks.iter().map(|name| (name.as_str(), "fallbacks")));
         let mut targets = Vec::new();
@@ -223,6 +220,14 @@ impl Catalog {
         }
         Problem::at(ErrorCode::UnknownModel, field, message)
     }
+}
+
+/// What a team may do, or that there is no such team.
+pub fn known<'a>(teams: &'a Teams, team: &Team) -> Result<&'a TeamSettings, Problem> {
+    teams.get(team).ok_or_else(|| {
+        let message = format!("the team {} is not configured", quoted(team.as_str()));
+        Problem::at(ErrorCode::UnknownTeam, "team", message)
+    })
 }
 
 /// A name in a message: escaped, and short even if a client sent megabytes.

@@ -187,6 +187,31 @@ impl Waiting {
         }
     }
 
+    /// Takes out the next message of a team that is not there any more.
+    pub fn release_stranger(
+        &mut self,
+        set: usize,
+        is_known: impl Fn(&Team) -> bool,
+    ) -> Option<(Entry, Team)> {
+        let queues = self.queues.get_mut(&set)?;
+        loop {
+            let team = queues.keys().find(|team| !is_known(team))?.clone();
+            let queue = queues.get_mut(&team)?;
+            let sequence = queue.pop_front();
+            if queue.is_empty() {
+                queues.remove(&team);
+            }
+            // What expired meanwhile is still in the queue.
+            let Some(sequence) = sequence else { continue };
+            if self.of.get(&sequence).is_some_and(|(of, owner)| *of == set && *owner == team)
+                && let Some(entry) = self.shelf.remove(sequence)
+            {
+                self.of.remove(&sequence);
+                return Some((entry, team));
+            }
+        }
+    }
+
     fn set_of(&mut self, targets: &[Target]) -> usize {
         if let Some(set) = self.numbers.get(targets) {
             return *set;

@@ -15,6 +15,7 @@ pub mod estimate;
 pub mod express;
 pub mod failure;
 pub mod health;
+pub mod hot;
 pub mod index;
 pub mod keys;
 pub mod order;

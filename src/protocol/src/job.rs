@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::request::Endpoint;
 use crate::response::Attempt;
-use crate::{Digest, Encoding, Identity, Meta, Priority, Sequence, Timestamp, encoding, usage};
+use crate::{Digest, Encoding, Identity, Meta, Price, Priority, Sequence, Timestamp, encoding, usage};
 
 /// A model at a provider.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -94,6 +94,9 @@ pub struct Job {
     /// itself, as long as nothing was paid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserved: Option<Vec<usize>>,
+    /// What each of these costs, as it was reserved at and will be charged at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reserved_prices: Vec<Price>,
     /// Whether it is rejected rather than waits for a limit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rejects_on_limit: bool,
@@ -136,6 +139,13 @@ impl Job {
             Some(range) => range.start..range.end.min(self.targets.len()),
             None => 0..ranges.map(|range| range.start).min().unwrap_or(self.targets.len()),
         }
+    }
+
+    /// The price of the target it goes to, if something is reserved for it: it is charged at that whatever was changed since.
+    pub fn reserved_price(&self) -> Option<Price> {
+        let covers = self.reserved.as_ref()?;
+        let index = covers.iter().position(|index| *index == self.target)?;
+        self.reserved_prices.get(index).copied()
     }
 
     /// How long the body is, in bytes, wherever it is.

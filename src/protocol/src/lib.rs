@@ -4,6 +4,7 @@
 //! here. This crate knows nothing of NATS connections, HTTP, clocks or configuration files; it cannot
 //! fail for any reason but its input.
 
+pub mod applied;
 pub mod budget;
 pub mod code;
 pub mod digest;

@@ -181,9 +181,10 @@ impl Context {
 
     async fn reserve_all(&self, item: &mut Item) -> Reserving {
         let now = tollgate_bus::now();
+        let hot = Arc::clone(&item.hot);
         let mut held = Vec::new();
         for need in item.amounts.clone() {
-            let Some(budget) = self.settings.budgets.0.get(need.budget) else { continue };
+            let Some(budget) = hot.budgets.0.get(need.budget) else { continue };
             let Some(unit) = budget.measure.unit() else { continue };
             let refused = match self.reserve_in(budget, unit, need.amount, item, now).await {
                 Ok(reserved) => {
@@ -377,9 +378,9 @@ impl Context {
     }
 
     /// When a spent budget is looked at again.
-    pub(crate) fn after_spent(&self, budget: usize) -> Instant {
+    pub(crate) fn after_spent(&self, budget: Option<&Budget>) -> Instant {
         let now = tollgate_bus::now();
-        let end = self.settings.budgets.0.get(budget).and_then(|budget| budget.window(now).end);
+        let end = budget.and_then(|budget| budget.window(now).end);
         let left = end.and_then(|end| (end - now).to_std().ok()).unwrap_or(RETRY_SPENT);
         Instant::now() + left.min(RETRY_SPENT)
     }

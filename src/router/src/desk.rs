@@ -1,5 +1,8 @@
 //! The router's one loop: what comes in is ordered, what may go goes.
 
+mod close;
+mod configured;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +19,7 @@ use tollgate_bus::pull::Held;
 use tollgate_policy::answer::End;
 use tollgate_policy::claim::Stop;
 use tollgate_policy::health::{Availability, Probe};
+use tollgate_policy::hot::Hot;
 use tollgate_policy::order::{Place, Queue};
 use tollgate_policy::outputs::Outputs;
 use tollgate_policy::route::Route;
@@ -75,6 +79,8 @@ pub(crate) struct Incoming {
 /// The state of the loop.
 pub(crate) struct Desk {
     context: Arc<Context>,
+    /// What is in force at this desk. Budgets in its queue and gates are numbered as here.
+    hot: Arc<Hot>,
     heartbeats: Heartbeats,
     queue: Queue<Box<Item>>,
     gates: Gates,
@@ -95,6 +101,7 @@ impl Desk {
         let queue = Queue::new(context.settings.shares);
         let tasks = TaskTracker::new();
         Self {
+            hot: context.hot(),
             context,
             heartbeats,
             queue,
@@ -117,6 +124,9 @@ impl Desk {
         asides.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(INTAKE_MAX);
         let mut news = self.context.spending.news();
+        let mut hot = self.context.settings.hot.clone();
+        // What came between the beginning of this desk and now, too.
+        hot.mark_changed();
         loop {
             let reopen = self.dispatch_open();
             tokio::select! {
@@ -139,12 +149,15 @@ impl Desk {
                 }
                 Some(identity) = incoming.finds.recv() => self.cancel(&identity),
                 news = news.recv() => self.settled(news),
+                Ok(()) = hot.changed() => {
+                    let hot = Arc::clone(&hot.borrow_and_update());
+                    self.configured(hot);
+                }
                 Some(message) = incoming.frees.next() => self.freed(message.subject.as_str()),
                 () = tokio::time::sleep_until(reopen.unwrap_or_else(far)), if reopen.is_some() => {}
                 _ = seconds.tick() => self.each_second(),
-                _ = asides.tick(), if !self.context.settings.budgets.is_empty() => {
-                    let budgets = &self.context.settings.budgets;
-                    aside::make_room(&mut self.queue, &self.gates, budgets, tollgate_bus::now());
+                _ = asides.tick(), if !self.hot.budgets.is_empty() => {
+                    aside::make_room(&mut self.queue, &self.gates, &self.hot.budgets, tollgate_bus::now());
                 }
             }
         }
@@ -167,14 +180,15 @@ impl Desk {
                 continue;
             }
             // Its target has gone down since it was chosen.
-            if !item.is_probe && self.context.availability(&item.target) != Some(Availability::Up) {
+            if !item.is_probe && self.context.availability(&self.hot, &item.target) != Some(Availability::Up)
+            {
                 self.queue.refund(&item.place);
                 self.choose_again(item);
                 continue;
             }
             if !item.needs.budgets.is_empty() {
                 let most = self.outputs.most(&item.identity.team, &item.model, None);
-                item.amounts = item.needs.amounts(&self.context.settings.budgets, most);
+                item.amounts = item.needs.amounts(&item.hot.budgets, most);
             }
             self.gates.sent(&item.place);
             for settlement in self.served.note(&item.identity, &item.place, tollgate_bus::now()) {
@@ -212,7 +226,7 @@ impl Desk {
             });
             return;
         }
-        match intake::take_request(&self.context, &message) {
+        match intake::take_request(&self.context, &self.hot, &message) {
             Ok(job) if job.body.len() > INLINE_BYTES_MAX => {
                 let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
                 self.tasks.spawn(async move {
@@ -273,7 +287,7 @@ impl Desk {
 
     /// Chooses a target for a request, now.
     fn choose(&mut self, message: Holding, mut job: Job) {
-        match self.context.route(&mut job) {
+        match self.context.route(&self.hot, &mut job) {
             Ok(Route::To(target)) => {
                 (job.target, job.probe) = (target, None);
                 self.order(message, &mut job);
@@ -295,9 +309,9 @@ impl Desk {
                 let context = Arc::clone(&self.context);
                 self.tasks.spawn(async move { context.hold(message, &job).await });
             }
-            Err(problem) => {
+            Err((status, problem)) => {
                 let context = Arc::clone(&self.context);
-                let end = End::Unpaid(tollgate_protocol::response::Status::Failed, problem);
+                let end = End::Unpaid(status, problem);
                 self.tasks.spawn(async move { context.end(message, &job, end).await });
             }
         }
@@ -334,7 +348,7 @@ impl Desk {
     }
 
     fn order(&mut self, message: Holding, job: &mut Job) {
-        match intake::item(&self.context, message, job, &self.outputs) {
+        match intake::item(&self.hot, message, job, &self.outputs) {
             Ok(item) => self.queue.push(item.place.clone(), Box::new(item)),
             Err(failed) => {
                 let (message, problem) = *failed;
@@ -347,7 +361,7 @@ impl Desk {
     }
 
     fn note(&mut self, done: Done) {
-        let Dispatched { place, seen, left } = match done {
+        let Dispatched { mut place, hot, seen, left } = match done {
             Done::Dispatched(dispatched) => dispatched,
             Done::Due(due) => return self.choose(due.0, due.1),
             Done::Decided(decided) => {
@@ -356,17 +370,27 @@ impl Desk {
             }
         };
         self.in_flight -= 1;
+        let is_outdated = !Arc::ptr_eq(&hot, &self.hot);
+        if is_outdated {
+            // Their numbers are of another configuration.
+            place.gate.budgets.clear();
+        }
         self.gates.seen(&place, seen, now());
         if seen == Seen::Full {
             telemetry::count_bounce(&place.gate.provider);
         }
         match left {
             Left::Nothing => {}
+            Left::Item(item) if is_outdated && !configured::stays(&item, &self.hot) => {
+                self.served.forget(&item.identity);
+                self.queue.refund(&place);
+                self.let_go(item);
+            }
             Left::Item(mut item) => {
                 self.served.forget(&item.identity);
                 if item.reserved.is_some() {
                     // It has what it needs, and must not wait behind those that have not; but for its turn.
-                    let budgets = &self.context.settings.budgets;
+                    let budgets = &item.hot.budgets;
                     item.place.gate.budgets.retain(|budget| budgets.is_rate(*budget));
                 }
                 self.queue.put_back(item.place.clone(), item);
@@ -389,7 +413,7 @@ impl Desk {
 
     /// The ledger says something else of a budget, or of some that nobody can name any more.
     fn settled(&mut self, news: Result<String, RecvError>) {
-        let budgets = &self.context.settings.budgets.0;
+        let budgets = &self.hot.budgets.0;
         match news {
             Ok(name) => {
                 if let Some(index) = budgets.iter().position(|budget| budget.name == name) {
@@ -447,42 +471,6 @@ impl Desk {
     fn expire(&self, item: Box<Item>) {
         let stop = Stop::Expired { deadline: item.deadline, grace_ms: crate::stop::GRACE_MS };
         self.stop(item, stop);
-    }
-
-    /// What waits goes back to the server at once; what is under way is finished.
-    async fn close(mut self, incoming: Incoming, drain: Duration) {
-        let Incoming { mut messages, mut cancels, released, expressed, .. } = incoming;
-        // What the index released it finds again, here or elsewhere; what is express is delivered by its lane.
-        drop((released, expressed));
-        for held in [&mut messages, &mut cancels] {
-            held.close();
-            while let Some(message) = held.recv().await {
-                message.hand_back(Duration::ZERO).await;
-            }
-        }
-        self.tasks.close();
-        if tokio::time::timeout(drain, self.tasks.wait()).await.is_err() {
-            tracing::warn!(
-                left = self.tasks.len(),
-                "drain limit reached; what is left will be delivered again"
-            );
-        }
-        drop(self.done_sender);
-        while let Ok(done) = self.done.try_recv() {
-            match done {
-                Done::Dispatched(Dispatched { left: Left::Item(item), .. }) => {
-                    self.context.let_go(*item).await
-                }
-                Done::Dispatched(Dispatched { left: Left::Again(_, again), .. }) => {
-                    again.0.hand_back(Duration::ZERO).await;
-                }
-                Done::Dispatched(_) => {}
-                Done::Due(due) | Done::Decided(due) => due.0.hand_back(Duration::ZERO).await,
-            }
-        }
-        for (_, item) in self.queue.take_out(|_| true) {
-            self.context.let_go(*item).await;
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! One request to its provider's stream.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -7,6 +8,7 @@ use tollgate_bus::publish::PublishError;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::End;
 use tollgate_policy::budget::{Budget, Measure, WhenSpent, cheaper, exceeded, limited, too_small};
+use tollgate_policy::hot::Hot;
 use tollgate_policy::order::Place;
 use tollgate_protocol::job::Job;
 use tollgate_protocol::response::Status;
@@ -30,6 +32,8 @@ const WAIT_ELSEWHERE: Duration = Duration::from_secs(1);
 /// A dispatch that is over.
 pub(crate) struct Dispatched {
     pub(crate) place: Place,
+    /// What was in force for it.
+    pub(crate) hot: Arc<Hot>,
     pub(crate) seen: Seen,
     pub(crate) left: Left,
 }
@@ -49,8 +53,9 @@ pub(crate) enum Left {
 /// Reserves and publishes, and acknowledges the lane's message once the dispatch message is stored.
 pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatched {
     let place = item.place.clone();
-    let budgets = &context.settings.budgets.0;
-    let done = |seen, left| Dispatched { place: place.clone(), seen, left };
+    let hot = Arc::clone(&item.hot);
+    let budgets = &hot.budgets.0;
+    let done = |seen, left| Dispatched { place: place.clone(), hot: Arc::clone(&hot), seen, left };
     let of = |budget: usize| budgets.get(budget);
     let reserving = context.reserve(&mut item).await;
     if let Reserving::Wait(budget, _) | Reserving::NoTurn(budget, _) | Reserving::Spent(budget, _) = reserving
@@ -80,7 +85,7 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
             return done(Seen::NoRoom(budget, until), Left::Unserved(identity));
         }
         Reserving::Spent(budget, spent) => {
-            let full = Seen::NoRoom(budget, context.after_spent(budget));
+            let full = Seen::NoRoom(budget, context.after_spent(of(budget)));
             let when_spent = of(budget).map(|budget| (budget, budget.when_spent));
             let waits = |seen, item| {
                 telemetry::count_budget_wait(of(budget).map_or("", |budget| &budget.name));
@@ -162,7 +167,7 @@ impl Context {
     /// The request, addressed to the next of its targets that costs less.
     fn downgraded(&self, item: &Item) -> Option<Job> {
         let job = Job::decode(&item.payload).ok()?;
-        let target = cheaper(&job, &self.settings.catalog.prices)?;
+        let target = cheaper(&job, &item.hot.catalog.prices)?;
         Some(Job { target, probe: None, ..job })
     }
 

@@ -139,6 +139,11 @@ impl Gates {
         self.budgets.values_mut().for_each(|gate| gate.closed_until = None);
     }
 
+    /// Other budgets are in force: nothing is known of them.
+    pub(crate) fn forget_budgets(&mut self) {
+        self.budgets.clear();
+    }
+
     /// Opens the gates whose time has come, and says when the next one is due.
     pub(crate) fn reopen(&mut self, now: Instant) -> Option<Instant> {
         let mut next: Option<Instant> = None;

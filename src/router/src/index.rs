@@ -20,10 +20,11 @@ use tokio_util::task::TaskTracker;
 use tollgate_bus::presence::Presence;
 use tollgate_policy::claim::Stop;
 use tollgate_policy::health::{Availability, Probe};
+use tollgate_policy::hot::Hot;
 use tollgate_policy::index::{Entry, Waits, caretaker, request_hash};
-use tollgate_protocol::Identity;
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::record::Source;
+use tollgate_protocol::{Identity, Team};
 use tollgate_telemetry as telemetry;
 
 use crate::Context;
@@ -202,7 +203,7 @@ impl Index {
         let Some(place) = self.places.get_mut(filter) else { return };
         let Kind::Dispatch { provider } = &place.kind else { return };
         let is_configured =
-            self.context.settings.catalog.prices.keys().any(|target| target.provider == *provider);
+            self.context.hot().catalog.prices.keys().any(|target| target.provider == *provider);
         // Others may be about to start with a configuration that has it, or to end with one.
         let grace = self.context.settings.lease + Duration::from_secs(5);
         if is_configured || !place.is_abandoned(is_configured, grace) {
@@ -228,12 +229,21 @@ impl Index {
     async fn release(&mut self) {
         let filter = self.context.bus.subjects().retry_hold_all();
         let Some(place) = self.places.get_mut(&filter) else { return };
+        let hot = self.context.hot();
         let sets: Vec<(usize, Vec<Target>)> = place.sets();
         for (set, targets) in sets {
             while self.released.get(&set).copied().unwrap_or(0) < RELEASED_MAX {
                 let now = tollgate_bus::now();
                 let mut probe = None;
-                match best(&self.context, &targets) {
+                // What was read twice, since the place was read anew, is in hand already.
+                let (out, stream) = (&self.out, place.stream.clone());
+                let is_not_in_hand = |(entry, _): &(Entry, Team)| {
+                    !out.contains_key(&Source { stream: stream.clone(), sequence: entry.sequence })
+                };
+                let stranger =
+                    std::iter::from_fn(|| place.release_stranger(set, &hot.teams)).find(is_not_in_hand);
+                match best(&self.context, &hot, &targets) {
+                    _ if stranger.is_some() => {}
                     Best::Up => {}
                     Best::Down => break,
                     Best::Probe(target) => {
@@ -242,12 +252,8 @@ impl Index {
                         probe = Some((target, granted.stage));
                     }
                 }
-                // What was read twice, since the place was read anew, is in hand already.
-                let (out, stream) = (&self.out, place.stream.clone());
-                let is_in_hand = |entry: &Entry| {
-                    out.contains_key(&Source { stream: stream.clone(), sequence: entry.sequence })
-                };
-                let next = std::iter::from_fn(|| place.release(set)).find(|(entry, _)| !is_in_hand(entry));
+                let next =
+                    stranger.or_else(|| std::iter::from_fn(|| place.release(set)).find(is_not_in_hand));
                 let Some((entry, team)) = next else {
                     if let Some((target, stage)) = probe {
                         self.context.health.give_back(&target, Probe { stage }, now).await;
@@ -303,7 +309,7 @@ impl Index {
                 self.tasks.spawn(async move {
                     let Some(message) = context.find(source).await else { return };
                     let job = match kind {
-                        Kind::Lanes => match intake::take_request(&context, &message) {
+                        Kind::Lanes => match intake::take_request(&context, &context.hot(), &message) {
                             Ok(job) => Some(job),
                             Err(NotTaken::NotBefore(job, _)) => Some(*job),
                             Err(NotTaken::Rejected(..) | NotTaken::Drained) => None,
@@ -326,10 +332,10 @@ enum Best {
 }
 
 /// The best of some targets. When none of them is configured any more, the desk sees what becomes of the request.
-fn best(context: &Context, targets: &[Target]) -> Best {
+fn best(context: &Context, hot: &Hot, targets: &[Target]) -> Best {
     let (mut probe, mut is_gone) = (None, true);
     for target in targets {
-        let Some(availability) = context.availability(target) else { continue };
+        let Some(availability) = context.availability(hot, target) else { continue };
         is_gone = false;
         match availability {
             Availability::Up => return Best::Up,
@@ -365,7 +371,7 @@ impl Context {
     async fn end_found(&self, source: Source, kind: &Kind) {
         let Some(message) = self.find(source).await else { return };
         let job = match kind {
-            Kind::Lanes => match intake::take_request(self, &message) {
+            Kind::Lanes => match intake::take_request(self, &self.hot(), &message) {
                 Ok(job) => job,
                 Err(NotTaken::NotBefore(job, _)) => *job,
                 Err(NotTaken::Rejected(head, problem)) => return self.reject(message, &head, problem).await,

@@ -1,10 +1,12 @@
 //! From a delivered message to a request that can be ordered, or to its rejection.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tollgate_policy::budget::{Need, Needs};
 use tollgate_policy::estimate;
+use tollgate_policy::hot::Hot;
 use tollgate_policy::order::{Gate, Place};
 use tollgate_policy::outputs::Outputs;
 use tollgate_protocol::job::{Job, Target};
@@ -31,6 +33,8 @@ pub(crate) struct Item {
     pub(crate) message: Holding,
     /// Whose it is.
     pub(crate) identity: Identity,
+    /// What was in force when it was made; its budgets are numbered as there.
+    pub(crate) hot: Arc<Hot>,
     /// Where it goes.
     pub(crate) target: Target,
     /// Whether it is one of the calls that show whether its target is up again.
@@ -66,7 +70,7 @@ pub(crate) struct Item {
 }
 
 /// Reads a message of a request lane.
-pub(crate) fn take_request(context: &Context, message: &Holding) -> Result<Job, NotTaken> {
+pub(crate) fn take_request(context: &Context, hot: &Hot, message: &Holding) -> Result<Job, NotTaken> {
     let subjects = context.bus.subjects();
     let Some((priority, team)) = subjects.parse_lane(&message.subject) else {
         tracing::error!(message = %message.source, "a message in the request stream has a foreign subject: dropped");
@@ -87,21 +91,16 @@ pub(crate) fn take_request(context: &Context, message: &Holding) -> Result<Job, 
         Decoded::Acknowledgement => return Err(NotTaken::Drained),
     };
     let not_before = request.not_before;
-    let job = admit(context, request).map_err(|(head, problem)| NotTaken::Rejected(head, problem))?;
+    let job = admit(hot, request).map_err(|(head, problem)| NotTaken::Rejected(head, problem))?;
     match not_before {
         Some(time) if time > tollgate_bus::now() => Err(NotTaken::NotBefore(Box::new(job), time)),
         _ => Ok(job),
     }
 }
 
-fn admit(context: &Context, request: Request) -> Result<Job, (Box<Head>, Problem)> {
+fn admit(hot: &Hot, request: Request) -> Result<Job, (Box<Head>, Problem)> {
     let Request { head, fallbacks, facts, body, on_limit, .. } = request;
-    let resolved = context.settings.catalog.resolve_all(
-        &context.settings.teams,
-        &head.identity.team,
-        &facts.model,
-        &fallbacks,
-    );
+    let resolved = hot.catalog.resolve_all(&hot.teams, &head.identity.team, &facts.model, &fallbacks);
     let (targets, typed) = match resolved {
         Ok(resolved) => resolved,
         Err(problem) => {
@@ -109,7 +108,7 @@ fn admit(context: &Context, request: Request) -> Result<Job, (Box<Head>, Problem
             return Err((Box::new(head), problem));
         }
     };
-    let team = context.settings.teams.get(&head.identity.team);
+    let team = hot.teams.get(&head.identity.team);
     // The lower priority is the greater one.
     let priority_max = team.map_or(head.priority, |team| team.priority_max);
     Ok(Job {
@@ -134,6 +133,7 @@ fn admit(context: &Context, request: Request) -> Result<Job, (Box<Head>, Problem
         traceparent: head.traceparent,
         reserved: None,
         rejects_on_limit: on_limit == OnLimit::Reject,
+        reserved_prices: Vec::new(),
         output_tokens_max: facts.output_tokens_max,
         model_at: facts.model_at,
         body: Bytes::from(body.as_str().to_owned()),
@@ -143,7 +143,7 @@ fn admit(context: &Context, request: Request) -> Result<Job, (Box<Head>, Problem
 
 /// Joins a job with its message, for the order.
 pub(crate) fn item(
-    context: &Context,
+    hot: &Arc<Hot>,
     mut message: Holding,
     job: &mut Job,
     outputs: &Outputs,
@@ -152,8 +152,9 @@ pub(crate) fn item(
     let Some(target) = job.current_target().cloned() else {
         return Err(internal(message, "the request has no target".to_owned()));
     };
-    let needs = context.settings.budgets.needs(job, &context.settings.catalog.prices);
+    let needs = hot.budgets.needs(job, &hot.catalog.prices);
     job.reserved.clone_from(&needs.covers);
+    job.reserved_prices.clone_from(&needs.prices);
     let payload = match job.encode() {
         Ok(payload) => payload,
         Err(error) => return Err(internal(message, error.to_string())),
@@ -166,7 +167,7 @@ pub(crate) fn item(
             usage.input_tokens.saturating_add(usage.output_tokens)
         }
     };
-    let weight = context.settings.teams.get(&job.identity.team).map_or(NonZeroU32::MIN, |team| team.weight);
+    let weight = hot.teams.get(&job.identity.team).map_or(NonZeroU32::MIN, |team| team.weight);
     let place = Place {
         priority: job.priority,
         team: job.identity.team.clone(),
@@ -178,6 +179,7 @@ pub(crate) fn item(
     Ok(Item {
         message_id: format!("{}/{}", job.identity, message.source),
         identity: job.identity.clone(),
+        hot: Arc::clone(hot),
         target,
         is_probe: job.probe.is_some(),
         place,

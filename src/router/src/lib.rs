@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate_bus::heartbeat::Heartbeats;
@@ -36,8 +36,7 @@ use tollgate_bus::presence::Presence;
 use tollgate_bus::pull::PullFrom;
 use tollgate_bus::{Bus, topology};
 use tollgate_health::Health;
-use tollgate_policy::budget::Budgets;
-use tollgate_policy::catalog::{Catalog, Teams};
+use tollgate_policy::hot::Hot;
 use tollgate_policy::retention::Retention;
 use tollgate_protocol::subject::LANES;
 use tollgate_protocol::{Identity, Priority, Timestamp};
@@ -63,12 +62,8 @@ const RELEASES_MAX: usize = 64;
 /// What a router needs to know.
 #[derive(Clone)]
 pub struct Settings {
-    /// Models and what they cost.
-    pub catalog: Catalog,
-    /// Who may ask.
-    pub teams: Teams,
-    /// What may be spent.
-    pub budgets: Budgets,
+    /// Who may ask for what, and what may be spent, now and from now on.
+    pub hot: watch::Receiver<Arc<Hot>>,
     /// Shares of the priorities, the highest first.
     pub shares: [u32; 3],
     /// Default time to live per priority, in milliseconds.
@@ -109,6 +104,13 @@ struct Context {
     tally: Tally,
     /// What is spent.
     spending: Spending,
+}
+
+impl Context {
+    /// What is in force now. Whoever does something in several steps takes it once.
+    fn hot(&self) -> Arc<Hot> {
+        Arc::clone(&self.settings.hot.borrow())
+    }
 }
 
 /// Routes until `stop`, then hands back what it has not dispatched. The topology must be there.
@@ -181,10 +183,10 @@ pub async fn run(
         let (health, drained) = (health.clone(), drained.clone());
         async move { health.run(drained).await }
     });
-    if !context.settings.budgets.is_empty() {
+    beats.spawn({
         let (spending, bus, drained) = (context.spending.clone(), bus.clone(), drained.clone());
-        beats.spawn(async move { spending.run(&bus, drained).await });
-    }
+        async move { spending.run(&bus, drained).await }
+    });
     // The index ends first: what it gave away is not taken up again here.
     pulls.spawn({
         let (presence, bus, stop) = (presence.clone(), bus.clone(), stop.clone());

@@ -4,6 +4,7 @@
 //! and kept while the request waits for it.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -26,8 +27,9 @@ const NEAR: Duration = Duration::from_millis(50);
 impl Context {
     /// Waits for the turn of a request under every limit that counts requests per minute.
     pub(crate) async fn take_turns(&self, item: &mut Item) -> Reserving {
+        let hot = Arc::clone(&item.hot);
         for need in item.amounts.clone() {
-            let Some(limit) = self.settings.budgets.0.get(need.budget) else { continue };
+            let Some(limit) = hot.budgets.0.get(need.budget) else { continue };
             if limit.measure != Measure::Rate {
                 continue;
             }

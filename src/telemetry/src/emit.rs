@@ -88,6 +88,16 @@ pub fn observe_first_token(provider: &str, took: Duration) {
     histogram!(names::FIRST_TOKEN_SECONDS, "provider" => provider.to_owned()).record(took);
 }
 
+/// A role uses this version of the configuration.
+pub fn set_config_version(role: Role, version: u64) {
+    gauge!(names::CONFIG_VERSION, "role" => role.as_str()).set(version as f64);
+}
+
+/// A version cannot be used here.
+pub fn count_config_refused() {
+    counter!(names::CONFIG_REFUSED).increment(1);
+}
+
 /// A call's worker was lost before its result was stored.
 pub fn count_lost_attempt(provider: &str) {
     counter!(names::ATTEMPTS_LOST, "provider" => provider.to_owned()).increment(1);

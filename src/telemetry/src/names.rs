@@ -123,6 +123,10 @@ metrics! {
         "How often the connection to the nats-server was lost.";
     NATS_SERVER_STARTS = "tollgate_nats_server_starts_total", Kind::Counter, Count, [],
         "How often up started a nats-server of its own.";
+    CONFIG_VERSION = "tollgate_config_version", Kind::Gauge, Count, ["role"],
+        "The applied version of teams, budgets, models and prices that is in use; 0 if the own file's are.";
+    CONFIG_REFUSED = "tollgate_config_refused_total", Kind::Counter, Count, [],
+        "Applied versions that this process could not use, and that changed nothing here.";
     BUILD_INFO = "tollgate_build_info", Kind::Gauge, Count, ["version"],
         "Always 1; the label says which version runs.";
 }

@@ -86,8 +86,9 @@ async fn every_stream_has_its_settings_and_a_second_start_changes_nothing() {
     let mut found: Vec<String> =
         stage.client.jetstream().stream_names().try_collect::<Vec<_>>().await.unwrap();
     found.sort();
-    // And the buckets: the targets' health, what is spent, who settles it, and large bodies.
-    let buckets = ["KV_llm_health", "KV_llm_spent", "KV_llm_alerts", "KV_llm_lease", "OBJ_llm_blobs"];
+    // And the buckets: the targets' health, what is spent and told, who settles it, what is applied, and large bodies.
+    let buckets =
+        ["KV_llm_health", "KV_llm_spent", "KV_llm_alerts", "KV_llm_lease", "KV_llm_config", "OBJ_llm_blobs"];
     assert_eq!(found.len(), names.len() + buckets.len(), "{found:?}");
     for bucket in buckets {
         assert!(found.contains(&bucket.to_owned()), "{found:?}");

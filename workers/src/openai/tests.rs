@@ -29,6 +29,7 @@ fn job(body: &str) -> Job {
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         reserved: None,
         rejects_on_limit: false,
+        reserved_prices: Vec::new(),
         output_tokens_max: None,
         model_at: (start, start + "\"small\"".len()),
         body: Bytes::copy_from_slice(body.as_bytes()),

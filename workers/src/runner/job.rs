@@ -118,7 +118,7 @@ impl Work<'_> {
         }
         let target = self.job.current_target().cloned();
         let known = target.filter(|target| target.provider == self.shop.name);
-        match known.and_then(|target| Some((self.shop.prices.get(&target.model)?.to_owned(), target))) {
+        match known.and_then(|target| Some((self.context.price(&self.job, &target)?, target))) {
             Some((price, target)) if self.may_call(&target).await => match self.fetch_body().await {
                 Some(fate) => fate,
                 None if self.wait_for_turn(&target).await => self.attempt(target, price).await,

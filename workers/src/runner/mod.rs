@@ -8,20 +8,20 @@ mod registry;
 mod turn;
 mod waiting;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate_bus::heartbeat::Heartbeats;
 use tollgate_bus::{Bus, topology};
 use tollgate_health::Health;
-use tollgate_policy::budget::Budgets;
+use tollgate_policy::hot::Hot;
 use tollgate_policy::retention::Retention;
 use tollgate_policy::retry::Rules;
 use tollgate_protocol::Price;
+use tollgate_protocol::job::{Job, Target};
 use tollgate_telemetry::{self as telemetry, Role};
 
 use crate::codec::Codec;
@@ -40,6 +40,8 @@ const BETWEEN_ANNOUNCEMENTS: Duration = Duration::from_millis(1);
 /// What a worker needs to know.
 #[derive(Clone)]
 pub struct Settings {
+    /// What models cost and what accounts take in a minute, now and from now on.
+    pub hot: watch::Receiver<Arc<Hot>>,
     /// The providers it works for.
     pub providers: Vec<Provider>,
     /// How long a message may be silent before the server gives it to somebody else.
@@ -52,8 +54,6 @@ pub struct Settings {
     pub retention: Retention,
     /// Bounds of retries.
     pub rules: Rules,
-    /// What accounts take in a minute.
-    pub rates: Budgets,
 }
 
 /// One provider.
@@ -71,8 +71,6 @@ pub struct Provider {
     pub max_in_flight: u32,
     /// When a call is given up.
     pub timeouts: Timeouts,
-    /// Its models and their prices.
-    pub prices: BTreeMap<String, Price>,
 }
 
 /// Why a worker cannot run.
@@ -93,7 +91,6 @@ struct Shop {
     name: String,
     codec: Arc<dyn Codec>,
     endpoint: Endpoint,
-    prices: BTreeMap<String, Price>,
     /// Calls at once, over all workers.
     max_in_flight: u32,
     /// What this process has seen of it.
@@ -169,7 +166,6 @@ pub async fn run(
             name: provider.name.clone(),
             codec: Arc::clone(&provider.codec),
             endpoint,
-            prices: provider.prices.clone(),
             max_in_flight: provider.max_in_flight,
             observed: Observed::new(provider.api_keys.len()),
             freed: Notify::new(),
@@ -247,6 +243,11 @@ async fn announce(context: Arc<Context>, shop: Arc<Shop>, drained: CancellationT
 }
 
 impl Context {
+    /// What a target of a request costs: what was reserved for it, else what it costs now; `None` if it is not configured.
+    fn price(&self, job: &Job, target: &Target) -> Option<Price> {
+        job.reserved_price().or_else(|| self.settings.hot.borrow().catalog.price(target).copied())
+    }
+
     /// Tells routers that places became free.
     async fn free(&self, provider: &str) {
         let subject = self.bus.subjects().free(provider);

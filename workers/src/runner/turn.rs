@@ -21,8 +21,10 @@ impl Work<'_> {
     /// Waits for the turn of a call under all limits of its account. `false`: the worker stops, or the deadline has come.
     pub(super) async fn wait_for_turn(&self, target: &Target) -> bool {
         let (team, meta) = (self.job.identity.team.as_str(), &self.job.meta);
-        let limits = self.context.settings.rates.0.iter();
-        for limit in limits.filter(|limit| limit.is_for_call(team, meta, &target.provider, &target.model)) {
+        let budgets = self.context.settings.hot.borrow().budgets.clone();
+        for limit in
+            budgets.0.iter().filter(|limit| limit.is_for_call(team, meta, &target.provider, &target.model))
+        {
             if !self.wait_for_number(limit).await {
                 return false;
             }

@@ -1,5 +1,7 @@
 //! `tollgate budget`: what may be spent, and what is.
 
+mod change;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,7 +21,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How wide a bar is.
 const BAR: usize = 20;
 
-/// Show what may be spent, and what is
+/// Show what may be spent and what is, and change it
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BudgetArgs {
     #[command(subcommand)]
@@ -41,36 +43,47 @@ pub(crate) enum Command {
         /// Its name
         name: String,
     },
+    /// Set the limit of a budget, at once
+    Set(change::SetArgs),
+    /// Raise the limit of a budget, at once
+    Raise(change::RaiseArgs),
 }
 
 /// Runs the command.
 pub(crate) async fn run(args: BudgetArgs, global: &Global, output: &Output) -> Result<ExitCode, Failure> {
     match args.command {
-        Command::List { at } => {
-            let bus = connect::bus(global, &at).await?;
-            let list = ask(&bus, BudgetQuestion::default()).await?;
-            if output.json {
-                output.json(&serde_json::to_value(&list).unwrap_or_default());
-            } else if list.budgets.is_empty() {
-                output.note("no budget is configured");
-            } else {
-                output.table(&table(&list.budgets));
-            }
-        }
-        Command::Show { at, name } => {
-            let bus = connect::bus(global, &at).await?;
-            let list = ask(&bus, BudgetQuestion { name: Some(name.clone()) }).await?;
-            let Some(budget) = list.budgets.into_iter().find(|budget| budget.name == name) else {
-                return Err(Failure::usage(format!(
-                    "no budget has the name {name}; `tollgate budget list` shows all"
-                )));
-            };
-            if output.json {
-                output.json(&serde_json::to_value(&budget).unwrap_or_default());
-            } else {
-                output.line(details(&budget));
-            }
-        }
+        Command::List { at } => list(&at, global, output).await,
+        Command::Show { at, name } => show(&at, name, global, output).await,
+        Command::Set(args) => change::set(args, global, output).await,
+        Command::Raise(args) => change::raise(args, global, output).await,
+    }
+}
+
+async fn list(at: &At, global: &Global, output: &Output) -> Result<ExitCode, Failure> {
+    let bus = connect::bus(global, at).await?;
+    let list = ask(&bus, BudgetQuestion::default()).await?;
+    if output.json {
+        output.json(&serde_json::to_value(&list).unwrap_or_default());
+    } else if list.budgets.is_empty() {
+        output.note("no budget is configured");
+    } else {
+        output.table(&table(&list.budgets));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(at: &At, name: String, global: &Global, output: &Output) -> Result<ExitCode, Failure> {
+    let bus = connect::bus(global, at).await?;
+    let list = ask(&bus, BudgetQuestion { name: Some(name.clone()) }).await?;
+    let Some(budget) = list.budgets.into_iter().find(|budget| budget.name == name) else {
+        return Err(Failure::usage(format!(
+            "no budget has the name {name}; `tollgate budget list` shows all"
+        )));
+    };
+    if output.json {
+        output.json(&serde_json::to_value(&budget).unwrap_or_default());
+    } else {
+        output.line(details(&budget));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,9 @@
-//! `tollgate config`: says what is wrong with a configuration before anything runs on it.
+//! `tollgate config`: says what is wrong with a configuration before anything runs on it, and changes what of it may
+//! change while everything runs.
+
+pub(super) mod applied;
+mod changes;
+pub(super) mod kept;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,7 +19,7 @@ use crate::output::Output;
 /// The file that is looked for in the current folder.
 const DEFAULT_FILE: &str = "tollgate.toml";
 
-/// Look at the configuration
+/// Look at the configuration, and change what is in force
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ConfigArgs {
     #[command(subcommand)]
@@ -28,6 +33,16 @@ enum ConfigCommand {
         /// The file; without it --config, and without that ./tollgate.toml
         file: Option<PathBuf>,
     },
+    /// Show what a file would change of the teams, budgets, models and prices in force
+    Plan(applied::Of),
+    /// Put a file's teams, budgets, models and prices in force, for all processes at once
+    Apply(applied::ApplyArgs),
+    /// Put an earlier version in force again
+    Rollback(applied::RollbackArgs),
+    /// List the versions that were applied
+    History(applied::HistoryArgs),
+    /// Print what is in force
+    Show(applied::ShowArgs),
     /// Print the JSON Schema of tollgate.toml, for editors
     Schema,
 }
@@ -67,29 +82,46 @@ pub(super) fn load(file: &Path) -> Result<Settings, Trouble> {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: &ConfigArgs, global: &Global, output: &Output) -> Result<ExitCode, Failure> {
-    let file = match &args.command {
-        ConfigCommand::Check { file } => file,
+pub(crate) async fn run(args: ConfigArgs, global: &Global, output: &Output) -> Result<ExitCode, Failure> {
+    match args.command {
+        ConfigCommand::Check { file } => check(file.as_deref(), global, output),
+        ConfigCommand::Plan(of) => applied::plan(of, global, output).await,
+        ConfigCommand::Apply(args) => applied::apply(args, global, output).await,
+        ConfigCommand::Rollback(args) => applied::rollback(args, global, output).await,
+        ConfigCommand::History(args) => applied::history(args, global, output).await,
+        ConfigCommand::Show(args) => applied::show(args, global, output).await,
         ConfigCommand::Schema => {
             output.json(&tollgate_config::schema());
-            return Ok(ExitCode::SUCCESS);
+            Ok(ExitCode::SUCCESS)
         }
-    };
-    let Some(file) = file_meant(file.as_deref().or(global.config.as_deref())) else {
-        return Err(Failure::usage(
-            "there is no tollgate.toml in this folder: name a file. Without one `tollgate up` runs on a built-in \
-             simulator",
-        ));
-    };
-    let trouble = match load(&file) {
+    }
+}
+
+fn check(file: Option<&Path>, global: &Global, output: &Output) -> Result<ExitCode, Failure> {
+    let file = meant(file, global)?;
+    match load(&file) {
         Ok(settings) => {
             show(&file, &settings, output);
-            return Ok(ExitCode::SUCCESS);
+            Ok(ExitCode::SUCCESS)
         }
-        Err(trouble) => trouble,
-    };
+        Err(trouble) => refuse(&file, &trouble, output),
+    }
+}
+
+/// The file that was named, or --config, or that of the current folder.
+fn meant(file: Option<&Path>, global: &Global) -> Result<PathBuf, Failure> {
+    file_meant(file.or(global.config.as_deref())).ok_or_else(|| {
+        Failure::usage(
+            "there is no tollgate.toml in this folder: name a file. Without one `tollgate up` runs on a built-in \
+             simulator",
+        )
+    })
+}
+
+/// Says everything that is wrong with a file.
+fn refuse(file: &Path, trouble: &Trouble, output: &Output) -> Result<ExitCode, Failure> {
     if output.json {
-        output.json(&json!({"valid": false, "file": file, "problems": problems(&trouble)}));
+        output.json(&json!({"valid": false, "file": file, "problems": problems(trouble)}));
         return Ok(ExitCode::from(2));
     }
     Err(Failure::usage(trouble.to_string()))

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 use tollgate_bus::Bus;
+use tollgate_protocol::Sequence;
+use tollgate_protocol::applied::InUse;
 
 use super::connect::{self, At};
 use crate::args::Global;
@@ -41,6 +43,10 @@ pub(crate) struct Status {
     pub(crate) usage_lag: Option<u64>,
     /// Who waits for work.
     pub(crate) roles: Roles,
+    /// The version of teams, budgets, models and prices that is applied; absent if each process's own file counts.
+    pub(crate) config: Option<Sequence>,
+    /// Which version each process uses.
+    pub(crate) in_use: Vec<InUse>,
     /// Streams that are missing.
     pub(crate) missing_streams: Vec<String>,
 }
@@ -143,7 +149,21 @@ fn overview(status: &Status) -> Table {
     let services =
         if roles.services.is_empty() { "none answers".to_owned() } else { roles.services.join(", ") };
     table.row(["services", &services]);
+    table.row(["configuration", &configuration(status)]);
     table
+}
+
+fn configuration(status: &Status) -> String {
+    let version = status.config.unwrap_or(0);
+    let name =
+        if version == 0 { "the file of each process".to_owned() } else { format!("version {version}") };
+    let others = status.in_use.iter().filter(|process| process.version != version).count();
+    match (others, status.in_use.len()) {
+        (0, _) => name,
+        (others, all) => {
+            format!("{name}, but {others} of {all} processes use another; see `tollgate doctor`")
+        }
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a size that is only shown")]
@@ -191,6 +211,8 @@ mod tests {
                 ledger_pulls: 1,
                 services: vec!["ask 0.1.0".into()],
             },
+            config: Some(3),
+            in_use: vec![InUse { version: 3, ..InUse::default() }, InUse::default()],
             missing_streams: Vec::new(),
         };
         insta::assert_snapshot!(overview(&status).render(false, false), @r"
@@ -205,6 +227,7 @@ mod tests {
         workers           none waits for work
         ledger            alive
         services          ask 0.1.0
+        configuration     version 3, but 1 of 2 processes use another; see `tollgate doctor`
         ");
         insta::assert_snapshot!(providers(&status.dispatch).render(false, false), @r"
         provider  waiting  in flight  at most  idle pulls

@@ -13,6 +13,8 @@ pub(super) struct Shown<'a> {
     pub(super) addresses: &'a Addresses,
     pub(super) settings: &'a Settings,
     pub(super) config: Option<&'a Path>,
+    /// The version that was applied and is in use; 0 if the file's counts.
+    pub(super) version: u64,
     /// The log of the own nats-server, if there is one.
     pub(super) nats_log: Option<&'a Path>,
 }
@@ -24,6 +26,10 @@ pub(super) fn text(shown: &Shown<'_>, strong: impl Fn(&str) -> String) -> String
     let config = shown
         .config
         .map_or_else(|| "none: settings to try things out".to_owned(), |path| path.display().to_string());
+    let applied = match shown.version {
+        0 => String::new(),
+        version => format!("   (teams, budgets, models and prices: version {version} that was applied)"),
+    };
     let teams = list(shown.settings.teams.keys().map(Team::as_str));
     let first = shown.settings.teams.keys().next();
     let models =
@@ -31,7 +37,7 @@ pub(super) fn text(shown: &Shown<'_>, strong: impl Fn(&str) -> String) -> String
     let plain: Vec<&str> = models.iter().map(String::as_str).filter(|model| !model.contains('/')).collect();
     let shown_models = if plain.is_empty() { list(models.iter().map(String::as_str)) } else { list(plain) };
     let mut text = format!(
-        "{}\n\n  nats    {nats}{own}\n  http    {http}   (/metrics, /healthz)\n  config  {config}\n  teams   {teams}\n  models  {shown_models}\n",
+        "{}\n\n  nats    {nats}{own}\n  http    {http}   (/metrics, /healthz)\n  config  {config}{applied}\n  teams   {teams}\n  models  {shown_models}\n",
         strong(concat!("Tollgate ", env!("CARGO_PKG_VERSION"), " is ready.")),
     );
     if let (Some(team), Some(model)) = (first, cheapest(&models)) {
@@ -80,6 +86,7 @@ mod tests {
                 addresses: &addresses,
                 settings: &settings,
                 config: None,
+                version: 0,
                 nats_log: Some(Path::new("/home/me/.tollgate/nats-server.log")),
             },
             str::to_owned,

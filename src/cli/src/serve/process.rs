@@ -2,6 +2,7 @@
 //! request drain and end. Roles end first, then what they needed.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -9,13 +10,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tollgate_bus::bucket::{ALERTS, LEASE, SPENT};
+use tollgate_bus::bucket::{ALERTS, CONFIG, LEASE, SPENT};
 use tollgate_bus::topology::{self, TopologyError};
 use tollgate_bus::{Bus, ConnectSettings, Connection};
 use tollgate_config::Settings;
+use tollgate_protocol::applied;
 use tollgate_telemetry::{self as telemetry, Health, Role, RoleState};
 
+use super::follow::Follower;
 use super::ready::{self, Addresses};
+use super::settings::Own;
 use super::signals::Signals;
 use super::{drain, roles, simulators};
 use crate::failure::{Exit, Failure};
@@ -32,6 +36,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) struct Plan {
     pub(super) roles: Vec<Role>,
     pub(super) settings: Settings,
+    /// The text that they are from.
+    pub(super) own: Own,
     pub(super) connect: ConnectSettings,
     pub(super) listener: TcpListener,
     pub(super) data: PathBuf,
@@ -50,7 +56,7 @@ struct Running {
 pub(super) async fn run(
     plan: Plan,
     signals: &mut Signals,
-    announce: impl FnOnce(&Addresses, &Settings),
+    announce: impl FnOnce(&Addresses, &Settings, u64),
 ) -> Result<(), Failure> {
     let (tracker, late) = (TaskTracker::new(), CancellationToken::new());
     let done = {
@@ -70,11 +76,11 @@ pub(super) async fn run(
 async fn run_with(
     plan: Plan,
     signals: &mut Signals,
-    announce: impl FnOnce(&Addresses, &Settings),
+    announce: impl FnOnce(&Addresses, &Settings, u64),
     tracker: &TaskTracker,
     late: &CancellationToken,
 ) -> Result<(), Failure> {
-    let Plan { roles: names, mut settings, connect, listener, data } = plan;
+    let Plan { roles: names, mut settings, own, connect, listener, data } = plan;
     let http =
         listener.local_addr().map_err(|error| Failure::failed(format!("no local address: {error}")))?;
     let addresses = Addresses { nats: ready::shown_server(&connect.server), http: ready::http_url(http) };
@@ -94,11 +100,16 @@ async fn run_with(
         () = signals.next() => return Ok(()),
     };
     tracker.spawn(watch_connection(bus.clone(), health.clone(), late.clone()));
+    let follower = Arc::new(Follower::begin(&bus, own, &names, &mut settings).await?);
+    tracker.spawn({
+        let (follower, late) = (Arc::clone(&follower), late.clone());
+        async move { follower.run(late).await }
+    });
     if names.contains(&Role::Worker) {
         simulators::start(&mut settings, &bus, tracker, late).await?;
     }
 
-    let mut running = start(&names, bus, &settings, data, health);
+    let mut running = start(&names, bus, &settings, &follower, data, health);
     let ended = tokio::select! {
         ended = running.all_ready(names.len()) => ended,
         () = signals.next() => return running.drain(signals).await,
@@ -108,7 +119,7 @@ async fn run_with(
         let _ = running.drain(signals).await;
         return Err(failure);
     }
-    announce(&addresses, &settings);
+    announce(&addresses, &settings, follower.version());
     tokio::select! {
         failure = running.first_end() => {
             tracing::error!(error = failure.message, "stopping everything");
@@ -127,12 +138,13 @@ async fn connected(connect: &ConnectSettings, settings: &Settings) -> Result<Bus
         TopologyError::Differs { .. } => Failure::usage(error.to_string()),
         TopologyError::Refused { .. } => Failure::unreachable(error.to_string()),
     })?;
-    for (name, description) in [
-        (SPENT, "what is spent of each budget"),
-        (ALERTS, "what was told of each budget"),
-        (LEASE, "who does what only one may do"),
+    for (name, description, history) in [
+        (SPENT, "what is spent of each budget", 1),
+        (ALERTS, "what was told of each budget", 1),
+        (LEASE, "who does what only one may do", 1),
+        (CONFIG, "teams, budgets, models and prices that were applied", applied::KEPT),
     ] {
-        bus.ensure_bucket(name, description, replicas).await.map_err(|reason| {
+        bus.ensure_bucket(name, description, history, replicas).await.map_err(|reason| {
             Failure::failed(format!("the key-value bucket {name} cannot be set up: {reason}"))
         })?;
     }
@@ -183,12 +195,14 @@ fn start(
     names: &[Role],
     bus: Bus,
     settings: &Settings,
+    follower: &Follower,
     data: PathBuf,
     health: watch::Sender<Health>,
 ) -> Running {
     let (said, ready) = mpsc::unbounded_channel();
     let stop = CancellationToken::new();
-    let context = roles::Context { bus, settings: settings.clone(), data, stop: stop.clone() };
+    let context =
+        roles::Context { bus, settings: settings.clone(), hot: follower.hot(), data, stop: stop.clone() };
     let mut running = JoinSet::new();
     for role in names.iter().copied() {
         let (context, said, health) = (context.clone(), said.clone(), health.clone());

@@ -14,10 +14,11 @@ pub(crate) async fn run(args: &args::Run, global: &Global) -> Result<(), Failure
     let plan = process::Plan {
         roles: vec![role],
         settings: loaded.settings,
+        own: loaded.own,
         connect: global.connect.settings(&format!("tollgate-{}", role.as_str())),
         listener: process::listen(&args.listen).await?,
         data: args.data.clone(),
     };
     let output = Output::new(global.json);
-    process::run(plan, &mut signals, |addresses, _| output.line(ready::line(Some(role), addresses))).await
+    process::run(plan, &mut signals, |addresses, _, _| output.line(ready::line(Some(role), addresses))).await
 }

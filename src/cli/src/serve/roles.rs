@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tollgate_bus::Bus;
 use tollgate_config::{Provider, ProviderKind, Settings};
+use tollgate_policy::hot::Hot;
 use tollgate_policy::retention::Retention;
 use tollgate_telemetry::Role;
 use tollgate_workers::codec::Codec;
@@ -21,6 +23,8 @@ use crate::failure::Failure;
 pub(super) struct Context {
     pub(super) bus: Bus,
     pub(super) settings: Settings,
+    /// What of them may change.
+    pub(super) hot: watch::Receiver<Arc<Hot>>,
     /// The data folder; only the ledger keeps something in it.
     pub(super) data: PathBuf,
     pub(super) stop: CancellationToken,
@@ -28,22 +32,19 @@ pub(super) struct Context {
 
 /// Runs a role until `stop`, and until it has drained. Calls `ready` once it is at work.
 pub(super) async fn run(role: Role, context: Context, ready: impl FnOnce() + Send) -> Result<(), Failure> {
-    let Context { bus, settings, data, stop } = context;
+    let Context { bus, settings, hot, data, stop } = context;
     match role {
-        Role::Router => tollgate_router::run(bus, router(&settings), ready, stop)
+        Role::Router => tollgate_router::run(bus, router(&settings, hot), ready, stop)
             .await
             .map_err(|error| role_failure::router(&error)),
-        Role::Worker => tollgate_workers::run(bus, worker(&settings), ready, stop)
+        Role::Worker => tollgate_workers::run(bus, worker(&settings, hot), ready, stop)
             .await
             .map_err(|error| role_failure::worker(&error)),
         Role::Ask => tollgate_ask::run(bus, ask(&settings), ready, stop)
             .await
             .map_err(|error| role_failure::ask(&error)),
         Role::Ledger => {
-            let own = tollgate_ledger::Settings {
-                budgets: settings.budgets.clone(),
-                ..tollgate_ledger::Settings::default()
-            };
+            let own = tollgate_ledger::Settings { hot, ..tollgate_ledger::Settings::default() };
             tollgate_ledger::run(bus, own, &data, stop, ready)
                 .await
                 .map_err(|error| role_failure::ledger(&error))
@@ -51,11 +52,9 @@ pub(super) async fn run(role: Role, context: Context, ready: impl FnOnce() + Sen
     }
 }
 
-fn router(settings: &Settings) -> tollgate_router::Settings {
+fn router(settings: &Settings, hot: watch::Receiver<Arc<Hot>>) -> tollgate_router::Settings {
     tollgate_router::Settings {
-        catalog: settings.catalog.clone(),
-        teams: settings.teams.clone(),
-        budgets: settings.budgets.clone(),
+        hot,
         shares: settings.shares,
         ttl_ms: settings.timing.ttl_ms,
         ack_wait: Duration::from_millis(settings.timing.ack_wait_ms),
@@ -65,15 +64,15 @@ fn router(settings: &Settings) -> tollgate_router::Settings {
     }
 }
 
-fn worker(settings: &Settings) -> tollgate_workers::Settings {
+fn worker(settings: &Settings, hot: watch::Receiver<Arc<Hot>>) -> tollgate_workers::Settings {
     tollgate_workers::Settings {
+        hot,
         providers: settings.providers.iter().map(|(name, provider)| shop(name, provider)).collect(),
         ack_wait: Duration::from_millis(settings.timing.ack_wait_ms),
         lease: Duration::from_millis(settings.timing.lease_ms),
         drain: Duration::from_millis(settings.timing.drain_ms),
         retention: retention(settings),
         rules: settings.retry,
-        rates: settings.budgets.clone(),
     }
 }
 
@@ -94,7 +93,6 @@ fn shop(name: &str, provider: &Provider) -> tollgate_workers::Provider {
             idle: Duration::from_millis(provider.timeouts.idle_ms),
             total: Duration::from_millis(provider.timeouts.total_ms),
         },
-        prices: provider.models.clone(),
     }
 }
 

@@ -10,10 +10,25 @@ use crate::failure::Failure;
 /// Used when it is there and no other was named.
 const FILE: &str = "tollgate.toml";
 
+/// The text of a configuration, for what is laid over it.
+#[derive(Clone)]
+pub(super) struct Own {
+    pub(super) text: String,
+}
+
+/// It may have a key in it.
+impl std::fmt::Debug for Own {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Own(…)")
+    }
+}
+
 /// Settings and where they are from.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) settings: Settings,
+    /// The text that they are from.
+    pub(super) own: Own,
     /// `None`: there is no file, these are the settings to try things out with.
     pub(super) file: Option<PathBuf>,
 }
@@ -26,7 +41,8 @@ pub(super) fn load(named: Option<&Path>) -> Result<Loaded, Failure> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => {
-            return Ok(warned(Loaded { settings: tollgate_config::zero(&environment), file: None }));
+            let own = Own { text: tollgate_config::zero_text(&environment) };
+            return Ok(warned(Loaded { settings: tollgate_config::zero(&environment), own, file: None }));
         }
         Err(error) => {
             return Err(Failure::usage(format!("cannot read the configuration {}: {error}", path.display())));
@@ -34,7 +50,7 @@ pub(super) fn load(named: Option<&Path>) -> Result<Loaded, Failure> {
     };
     let settings = tollgate_config::load(&text, &path.display().to_string(), &environment)
         .map_err(|report| Failure::usage(format!("the configuration has problems:\n{report}")))?;
-    Ok(warned(Loaded { settings, file: Some(path.to_owned()) }))
+    Ok(warned(Loaded { settings, own: Own { text }, file: Some(path.to_owned()) }))
 }
 
 fn warned(loaded: Loaded) -> Loaded {
@@ -45,7 +61,7 @@ fn warned(loaded: Loaded) -> Loaded {
 }
 
 #[expect(clippy::disallowed_methods, reason = "where `env:NAME` of the configuration is looked up")]
-fn variable(name: &str) -> Option<String> {
+pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 

@@ -85,8 +85,8 @@ async fn start_all(
     let mut running = Vec::new();
     for (name, provider) in &mut settings.providers {
         let ProviderKind::Simulator(behaviour) = &provider.kind else { continue };
-        let models = provider.models.keys().cloned().collect();
-        let simulator = Simulator::new(simulator::Settings { models, ..built_in(behaviour) })
+        // It serves every model, as models may be added while it runs; whether one may be asked for is the router's to say.
+        let simulator = Simulator::new(built_in(behaviour))
             .map_err(|error| Failure::usage(format!("providers.{name}: {error}")))?;
         let listener = process::listen("127.0.0.1:0").await?;
         provider.base_url = Some(base_url(&listener)?);

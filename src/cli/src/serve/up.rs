@@ -53,18 +53,19 @@ pub(crate) async fn up(args: &args::Up, global: &Global) -> Result<(), Failure> 
     let plan = process::Plan {
         roles: Role::ALL.to_vec(),
         settings: loaded.settings,
+        own: loaded.own,
         connect: tollgate_bus::ConnectSettings { name: "tollgate".to_owned(), ..connect },
         listener,
         data: data.folder().to_owned(),
     };
     let output = Output::new(global.json);
     let nats_log = own.is_some().then(|| data.nats_log());
-    let ended = process::run(plan, &mut signals, |addresses, settings| {
+    let ended = process::run(plan, &mut signals, |addresses, settings, version| {
         if global.json {
             return output.line(ready::line(None, addresses));
         }
         let config = loaded.file.as_deref();
-        let shown = Shown { addresses, settings, config, nats_log: nats_log.as_deref() };
+        let shown = Shown { addresses, settings, config, version, nats_log: nats_log.as_deref() };
         output.line(banner::text(&shown, |text| output.paint(text, Tone::Good)));
     })
     .await;

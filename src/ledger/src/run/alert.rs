@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tollgate_bus::Bus;
 use tollgate_bus::bucket::{ALERTS, Swapped};
 use tollgate_policy::alert;
-use tollgate_policy::budget::{Budget, Budgets, window_start};
+use tollgate_policy::budget::{Budget, window_start};
 use tollgate_protocol::budget::{Counter, Told};
 use tollgate_protocol::event::{BudgetEvent, BudgetKind};
 use tollgate_protocol::{NanoUsd, Sequence, Team, Timestamp};
@@ -43,14 +43,7 @@ impl Alerts {
     }
 
     /// Works until `stop`.
-    pub(super) async fn run(
-        &self,
-        bus: &Bus,
-        book: &Shared,
-        budgets: &Budgets,
-        lease: &Lease,
-        stop: &CancellationToken,
-    ) {
+    pub(super) async fn run(&self, bus: &Bus, book: &Shared, lease: &Lease, stop: &CancellationToken) {
         let mut known = HashMap::new();
         loop {
             tokio::select! {
@@ -67,7 +60,12 @@ impl Alerts {
             }
             let now = tollgate_bus::now();
             for counter in self.take() {
-                let Some(budget) = budgets.named(&counter.budget) else { continue };
+                let Some(budget) =
+                    book.lock().unwrap_or_else(PoisonError::into_inner).budget(&counter.budget)
+                else {
+                    continue;
+                };
+                let budget = &budget;
                 let Some(window) = current(budget, &counter, now) else { continue };
                 let spent = book.lock().unwrap_or_else(PoisonError::into_inner).spent(&counter);
                 let told = Teller { bus, budget, counter: &counter, window };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use futures_util::StreamExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,6 +15,7 @@ use tollgate_bus::counter::StoredEntry;
 use tollgate_bus::retry::Patience;
 use tollgate_bus::{Bus, counter, event};
 use tollgate_policy::budget::Budgets;
+use tollgate_policy::hot::Hot;
 use tollgate_protocol::budget::{Counter, Entry, EntryKind, Unit};
 use tollgate_protocol::usage::{Kind, UsageEvent};
 use tollgate_protocol::{Sequence, Timestamp};
@@ -51,10 +52,16 @@ pub(super) async fn open(ledger: &Arc<Ledger>, budgets: Budgets) -> Result<Share
 pub(super) async fn run(
     bus: &Bus,
     book: &Shared,
-    budgets: &Budgets,
+    mut hot: watch::Receiver<Arc<Hot>>,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
-    if budgets.is_empty() {
+    // Without budgets nothing is read; once there were some, all is.
+    let is_begun = tokio::select! {
+        () = stop.cancelled() => false,
+        found = hot.wait_for(|hot| !hot.budgets.is_empty()) => found.is_ok(),
+    };
+    if !is_begun {
+        stop.cancelled().await;
         return Ok(());
     }
     let lease = Lease::of(lease::LEDGER);
@@ -62,12 +69,12 @@ pub(super) async fn run(
     let settler = Settler {
         bus,
         book,
-        budgets,
+        hot,
         lease: &lease,
         alerts: &alerts,
         writes: Arc::new(Semaphore::new(WRITES_MAX)),
     };
-    let telling = alerts.run(bus, book, budgets, &lease, stop);
+    let telling = alerts.run(bus, book, &lease, stop);
     let (outcome, (), ()) = tokio::join!(settler.serve(stop), lease.run(bus, stop), telling);
     outcome
 }
@@ -75,7 +82,7 @@ pub(super) async fn run(
 struct Settler<'a> {
     bus: &'a Bus,
     book: &'a Shared,
-    budgets: &'a Budgets,
+    hot: watch::Receiver<Arc<Hot>>,
     lease: &'a Lease,
     alerts: &'a Alerts,
     writes: Arc<Semaphore>,
@@ -130,6 +137,9 @@ impl Settler<'_> {
         let mut tell = interval(TELL_EVERY);
         let mut active = interval(ACTIVE_EVERY);
         let mut forget = interval(FORGET_EVERY);
+        let mut hot = self.hot.clone();
+        // What was changed before, or while nothing was read, too.
+        hot.mark_changed();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -151,6 +161,12 @@ impl Settler<'_> {
                     self.act(outcome, &mut pass, tasks);
                 }
                 _ = tell.tick(), if !pass.changed.is_empty() && self.is_active(&pass) => self.tell(&mut pass).await,
+                Ok(()) = hot.changed() => {
+                    let budgets = hot.borrow_and_update().budgets.clone();
+                    pass.changed.extend(self.configure(budgets).await?);
+                    // Another limit may have been reached already.
+                    self.alerts.note(self.lock().counters().cloned().collect::<Vec<_>>());
+                }
                 _ = active.tick() => self.look(&mut pass, tasks).await?,
                 _ = forget.tick() => self.forget().await?,
             }
@@ -195,6 +211,13 @@ impl Settler<'_> {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Other budgets count from now on. Returns the counters of which something else is to be told.
+    async fn configure(&self, budgets: Budgets) -> Result<Vec<Counter>, Fault> {
+        let book = Arc::clone(self.book);
+        let change = move || Ok(book.lock().unwrap_or_else(PoisonError::into_inner).configure(budgets)?);
+        in_background(change).await.map_err(Fault::Fatal)
     }
 
     fn read_entries(&self, chunk: Vec<Delivered>, seen: &mut u64) -> Result<(Vec<StoredEntry>, u64), Fault> {
@@ -307,7 +330,7 @@ impl Settler<'_> {
 
     /// Writes what was spent before the budget was there, so that its counter begins with it.
     async fn open_budget(&self, name: &str) -> Result<(), Fault> {
-        let Some(budget) = self.budgets.named(name) else { return Ok(()) };
+        let Some(budget) = self.lock().budget(name) else { return Ok(()) };
         let Some(unit) = budget.measure.unit() else { return Ok(()) };
         let up_to = self.lock().cursors().usage.unwrap_or_default();
         let now = tollgate_bus::now();

@@ -141,6 +141,33 @@ fn what_was_called_before_the_opening_was_read_is_charged() {
 }
 
 #[test]
+fn other_budgets_count_from_now_on() {
+    let (ledger, mut entries) = (ledger(), Entries::default());
+    let mut book = Book::open(ledger, budgets()).unwrap();
+    book.begin(99);
+    let account = paid("r1", 0).identity().to_string();
+    book.read(&[entries.add(EntryKind::Open, "", 0, 50)], &[]).unwrap();
+    book.read(&[entries.add(EntryKind::Reserve, &account, 1, 400)], &[(101, paid("r2", 30))]).unwrap();
+    assert_eq!(book.spent(&counter()).spent_nano_usd, 80);
+    // Another limit changes nothing but the limit.
+    let budget = budgets().0[0].clone();
+    let raised = Budget { limit: 2_000_000, ..budget.clone() };
+    assert_eq!(book.configure(Budgets([raised].into())).unwrap(), []);
+    assert_eq!(book.list(event("r1", 1).time).budgets[0].limit_nano_usd, 2_000_000);
+    // A new one has to be opened; what is told of the others is told anew.
+    let new = Budget { name: "new".into(), ..budget.clone() };
+    assert_eq!(book.configure(Budgets([budget.clone(), new].into())).unwrap(), [counter()]);
+    assert_eq!(book.unopened(), ["new"]);
+    assert_eq!(book.spent(&counter()).spent_nano_usd, 80);
+    assert_eq!(book.budget("new").unwrap().limit, budget.limit);
+    // One that is gone stays as it is, and what was reserved in it is settled.
+    book.configure(Budgets::default()).unwrap();
+    assert_eq!((book.list(event("r1", 1).time).budgets.len(), book.budget("research")), (0, None));
+    let outcome = book.read(&[], &[(102, paid("r1", 120))]).unwrap();
+    assert_eq!(outcome.due.iter().map(|due| due.amount).collect::<Vec<_>>(), [-280]);
+}
+
+#[test]
 fn what_nobody_will_hear_of_any_more_is_forgotten() {
     let (ledger, mut entries) = (ledger(), Entries::default());
     let mut book = Book::open(ledger, budgets()).unwrap();

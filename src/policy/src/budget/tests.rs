@@ -81,6 +81,7 @@ fn job(targets: Vec<Target>) -> Job {
         traceparent: None,
         reserved: None,
         rejects_on_limit: false,
+        reserved_prices: Vec::new(),
         output_tokens_max: None,
         model_at: (0, 0),
         body: Vec::new().into(),
@@ -182,6 +183,12 @@ fn a_request_needs_room_in_every_budget_and_covers_what_they_cover() {
     let of_team = [Need { budget: 0, amount: 150 }];
     assert_eq!(needs.amounts(&budgets, None), of_team, "at the dearest that is covered");
     assert_eq!(needs.covers, Some(vec![0, 1]));
+    assert_eq!(needs.prices.iter().map(|price| price.output).collect::<Vec<_>>(), [1_000_000, 3_000_000]);
+    let mut without = prices.clone();
+    without.remove(&target("dear"));
+    let needs = budgets.needs(&job, &without);
+    assert_eq!(needs.covers, Some(vec![0]), "nothing is reserved for what has no price any more");
+    assert_eq!(needs.amounts(&budgets, None)[0].amount, 50);
     let there = budgets.needs(&Job { target: 2, ..job.clone() }, &prices);
     assert_eq!((there.budgets, there.covers), (vec![0, 1], Some(vec![2])));
     assert_eq!(Budgets::default().needs(&job, &prices), Needs::default());

@@ -75,6 +75,24 @@ fn who_is_put_back_is_next_and_sets_are_apart() {
 }
 
 #[test]
+fn who_is_not_there_any_more_waits_for_nothing() {
+    let mut waiting = Waiting::default();
+    let (gone, stays) = (team("gone"), team("stays"));
+    for (sequence, of) in [(1, &stays), (2, &gone), (3, &gone), (4, &stays), (5, &gone)] {
+        waiting.insert(entry(sequence, 50), of, &[target("m")]);
+    }
+    waiting.remove(3);
+    let is_known = |team: &Team| *team == stays;
+    let strangers: Vec<_> = std::iter::from_fn(|| waiting.release_stranger(0, is_known))
+        .map(|(entry, of)| (entry.sequence, of))
+        .collect();
+    assert_eq!(strangers, [(2, gone.clone()), (5, gone)]);
+    assert_eq!(waiting.release(0).unwrap().0.sequence, 1);
+    assert_eq!(waiting.release(0).unwrap().0.sequence, 4);
+    assert!(waiting.release_stranger(7, is_known).is_none());
+}
+
+#[test]
 fn one_process_looks_after_a_thing_and_little_moves_when_another_goes() {
     let live = ["r1", "r2", "r3", "r4"];
     let things: Vec<_> = (0..400).map(|n| format!("LLM_DISPATCH_{n}")).collect();

@@ -252,6 +252,11 @@ pub(super) fn job() -> impl Strategy<Value = Job> {
                 reply_to: texts.1,
                 traceparent: texts.2,
                 reserved: numbers.3.map(|_| vec![0, 1]),
+                reserved_prices: numbers
+                    .3
+                    .iter()
+                    .map(|price| Price { input: *price, cached_input: 1, output: 2 })
+                    .collect(),
                 output_tokens_max: numbers.3,
                 rejects_on_limit: false,
                 model_at: (numbers.2, body.len()),

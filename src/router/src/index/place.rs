@@ -6,6 +6,7 @@ use chrono::TimeDelta;
 use tokio::time::Instant;
 use tollgate_bus::scan::Stored;
 use tollgate_bus::topology;
+use tollgate_policy::catalog::Teams;
 use tollgate_policy::index::{Entry, Shelf, Waiting, Waits, request_hash};
 use tollgate_policy::route::awaited;
 use tollgate_protocol::job::{Job, Target};
@@ -224,6 +225,12 @@ impl Place {
     pub(super) fn release(&mut self, set: usize) -> Option<(Entry, Team)> {
         let Known::Held(waiting) = &mut self.known else { return None };
         waiting.release(set)
+    }
+
+    /// The same of teams that are not there any more: these wait for nothing.
+    pub(super) fn release_stranger(&mut self, set: usize, teams: &Teams) -> Option<(Entry, Team)> {
+        let Known::Held(waiting) = &mut self.known else { return None };
+        waiting.release_stranger(set, |team| teams.contains_key(team))
     }
 
     /// The messages that may be of this request.

@@ -40,6 +40,8 @@ fn emit_everything() {
     set_nats_connected(true);
     count_nats_disconnections(1);
     count_nats_server_start();
+    set_config_version(Role::Router, 3);
+    count_config_refused();
     set_build_info("0.0.0");
 }
 

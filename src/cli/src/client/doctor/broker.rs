@@ -12,6 +12,7 @@ use tollgate_protocol::Timestamp;
 use tollgate_protocol::request::BODY_BYTES_MAX;
 
 use super::Check;
+use crate::client::config::kept;
 use crate::client::status::{self, Status};
 
 /// An envelope around the largest body.
@@ -41,7 +42,26 @@ pub(super) async fn checks(bus: &Bus, settings: Option<&Settings>) -> Vec<Check>
     checks.push(streams(bus, settings).await);
     checks.push(queues(&status));
     checks.push(roles(&status));
+    checks.push(configuration(&status));
     checks
+}
+
+/// Which teams, budgets, models and prices are in force, and whether for everybody.
+fn configuration(status: &Status) -> Check {
+    let name = "configuration in force";
+    let Some(version) = status.config else {
+        let others = status.in_use.iter().any(|process| process.version != 0);
+        return match others {
+            false => Check::good(name, "that of each process's own file; nothing is applied"),
+            true => Check::warning(name, "nothing is applied, but a process uses a version", "restart it"),
+        };
+    };
+    if status.in_use.iter().all(|process| process.version == version) {
+        return Check::good(name, format!("version {version}, in use by {} processes", status.in_use.len()));
+    }
+    let advice =
+        "make the file of that process fit (providers above all) and restart it, or apply another version";
+    Check::bad(name, kept::told(&status.in_use, version).join("\n    "), advice)
 }
 
 fn max_payload(bytes: usize) -> Check {

@@ -7,11 +7,14 @@ use async_nats::jetstream::consumer;
 use async_nats::jetstream::stream::Stream;
 use futures_util::{StreamExt, TryStreamExt};
 use serde::Deserialize;
+use tollgate_bus::bucket::CONFIG;
 use tollgate_bus::topology::{REQUESTS, RETRY};
 use tollgate_bus::{Bus, event, record};
 use tollgate_protocol::Priority;
+use tollgate_protocol::applied::KEY;
 
 use super::{Dispatch, Roles, Server, Status, Waiting};
+use crate::client::config::kept;
 use crate::client::stored;
 use crate::failure::Failure;
 
@@ -49,7 +52,10 @@ pub(crate) async fn look(bus: &Bus) -> Result<Status, Failure> {
     stream(bus, event::EVENT, &mut status).await;
     status.dispatch = dispatch(bus).await?;
     status.roles.worker_pulls = status.dispatch.iter().map(|provider| provider.idle_pulls).sum();
-    status.roles.services = services(bus).await;
+    (status.roles.services, status.in_use) = tokio::join!(services(bus), kept::in_use(bus));
+    // A broker of an older version has no such bucket.
+    let applied = bus.version(CONFIG, KEY, None).await.ok().flatten();
+    status.config = applied.filter(|version| version.value.is_some()).map(|version| version.revision);
     Ok(status)
 }
 

@@ -1,0 +1,36 @@
+//! Another configuration is in force: everything that waits is looked at anew.
+
+use std::sync::Arc;
+
+use tollgate_policy::hot::Hot;
+
+use super::Desk;
+use crate::intake::Item;
+
+impl Desk {
+    /// What waits was read, weighed and addressed by what was in force before. It goes back to where it is stored, and comes
+    /// again at once: then it is read as if it had just come. What is being dispatched ends by what it was begun with.
+    pub(super) fn configured(&mut self, hot: Arc<Hot>) {
+        self.hot = hot;
+        // They have other numbers now, and other limits.
+        self.gates.forget_budgets();
+        let hot = Arc::clone(&self.hot);
+        for (_, item) in self.queue.take_out(|item| !stays(item, &hot)) {
+            self.let_go(item);
+        }
+    }
+
+    pub(super) fn let_go(&self, item: Box<Item>) {
+        let context = Arc::clone(&self.context);
+        self.tasks.spawn(async move { context.let_go(*item).await });
+    }
+}
+
+/// What is reserved already keeps its reservation, as long as its team and its target are there. What waits for its turn
+/// under a limit does not: that limit may have another number now, or another pace.
+pub(super) fn stays(item: &Item, hot: &Hot) -> bool {
+    item.reserved.is_some()
+        && !item.needs.budgets.iter().any(|budget| item.hot.budgets.is_rate(*budget))
+        && hot.teams.contains_key(&item.identity.team)
+        && hot.catalog.prices.contains_key(&item.target)
+}
