@@ -251,8 +251,8 @@ section! {
     Queue {
         /// Requests of one team and priority that may wait; further ones are refused at publish.
         team_requests_max: Optional<Whole<1, 100_000_000>>,
-        /// Bytes of all requests that wait; further ones are refused at publish. No limit if absent.
-        total_bytes_max: Optional<Whole<1_048_576, { i64::MAX as u64 }>>,
+        /// Bytes of all requests that wait; further ones are refused at publish. 0: no limit.
+        total_bytes_max: Optional<Whole<0, 1_000_000_000_000_000>>,
     }
 }
 

@@ -98,7 +98,11 @@ fn queue(given: Option<&At<raw::Queue>>) -> Queue {
     let default = Queue::default();
     given.map_or(default, |given| Queue {
         team_requests_max: given.team_requests_max.or(default.team_requests_max),
-        total_bytes_max: given.total_bytes_max.given().map(|bytes| bytes.value.get()),
+        total_bytes_max: given
+            .total_bytes_max
+            .given()
+            .map(|bytes| bytes.value.get())
+            .filter(|bytes| *bytes > 0),
     })
 }
 
