@@ -48,6 +48,16 @@ chaos: tools ## Draw faults from a seed under load, and check every promise (SEE
 		SEED="$(SEED)" SEEDS="$(SEEDS)" REQUESTS="$(REQUESTS)" MINUTES="$(MINUTES)" RATE="$(RATE)" FAULTS="$(FAULTS)" \
 		target/debug/chaos
 
+# SEEDS=… or SEED=…, FIRST=…, THREADS=…, TRACE=1, BUG=…
+.PHONY: sim
+sim: ## Simulate the broker on a model of the bus, from many seeds (SEEDS=20000, or SEED=7 TRACE=1; see docs/simulation.md)
+	@cargo build --quiet --package tollgate-sim
+	@SEED="$(SEED)" SEEDS="$(SEEDS)" FIRST="$(FIRST)" THREADS="$(THREADS)" TRACE="$(TRACE)" BUG="$(BUG)" target/debug/sim
+
+.PHONY: sim-mutants
+sim-mutants: ## Break a rule at a time, and see that the simulation notices (ARGS: names)
+	@SEEDS="$(SEEDS)" python3 scripts/sim_mutants.py $(ARGS)
+
 .PHONY: mutants
 mutants: tools ## Break the protocol, one rule at a time, and see that a test fails (ARGS: names of scripts/mutants/)
 	@python3 scripts/mutants.py $(ARGS)

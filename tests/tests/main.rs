@@ -11,6 +11,7 @@ mod bad_input;
 mod budgets;
 mod chaos;
 mod cli;
+mod conformance;
 mod exactly_once;
 mod harness;
 mod hot;

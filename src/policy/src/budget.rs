@@ -481,8 +481,9 @@ pub fn too_small(budget: &Budget, amount: i64) -> Problem {
     Problem::new(ErrorCode::BudgetTooSmall, message)
 }
 
-/// The next of a request's targets that costs less than its current one; `None` if there is none.
-pub fn cheaper(job: &Job, prices: &BTreeMap<Target, Price>) -> Option<usize> {
+/// The next of a request's targets that costs less than its current one; `None` if there is none. `goes` says whether a
+/// request that is addressed to a target goes there: from any other it would come back at once.
+pub fn cheaper(job: &Job, prices: &BTreeMap<Target, Price>, goes: impl Fn(usize) -> bool) -> Option<usize> {
     let cost = |index: usize| {
         let price = prices.get(job.targets.get(index)?)?;
         Some(estimate::bound(job.body_bytes(), job.output_tokens_max, price))
@@ -490,7 +491,7 @@ pub fn cheaper(job: &Job, prices: &BTreeMap<Target, Price>) -> Option<usize> {
     let current = cost(job.target)?;
     job.candidates()
         .filter(|index| *index > job.target)
-        .find(|index| cost(*index).is_some_and(|cost| cost < current))
+        .find(|index| cost(*index).is_some_and(|cost| cost < current) && goes(*index))
 }
 
 mod state;

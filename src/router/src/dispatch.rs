@@ -10,6 +10,7 @@ use tollgate_policy::answer::End;
 use tollgate_policy::budget::{Budget, Measure, WhenSpent, cheaper, exceeded, limited, too_small};
 use tollgate_policy::hot::Hot;
 use tollgate_policy::order::Place;
+use tollgate_policy::route::{Route, route};
 use tollgate_protocol::job::Job;
 use tollgate_protocol::response::Status;
 use tollgate_protocol::{ErrorCode, Identity, Problem};
@@ -167,8 +168,10 @@ impl Context {
     /// The request, addressed to the next of its targets that costs less.
     fn downgraded(&self, item: &Item) -> Option<Job> {
         let job = Job::decode(&item.payload).ok()?;
-        let target = cheaper(&job, &item.hot.catalog.prices)?;
-        Some(Job { target, probe: None, ..job })
+        let to = |target| Job { target, probe: None, ..job.clone() };
+        let goes = |target| route(&to(target), |of| self.availability(&item.hot, of)) == Route::To(target);
+        let target = cheaper(&job, &item.hot.catalog.prices, goes)?;
+        Some(to(target))
     }
 
     /// A request that no message of the server can carry to a worker.

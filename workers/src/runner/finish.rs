@@ -163,6 +163,11 @@ impl Work<'_> {
             End::Unpaid(..) => 0,
             _ => self.history.last().map_or(0, |attempt| attempt.number),
         };
+        // Its end is told by another event then, and with that what was reserved for the call is over: what it cost has to
+        // be known before.
+        if attempt == 0 && !self.publish_last_usage(None).await {
+            return Fate::HandBack(Duration::from_secs(1));
+        }
         let response = answer::response(&self.job, &self.history, end, tollgate_bus::now());
         let mut expected = claim;
         loop {

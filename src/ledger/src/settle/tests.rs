@@ -128,6 +128,20 @@ fn requests_that_no_budget_concerns_have_no_account() {
 }
 
 #[test]
+fn what_a_copy_of_an_ended_request_reserves_is_over_whichever_target_it_went_to() {
+    let elsewhere = Scope { provider: Some("elsewhere".into()), ..Scope::default() };
+    let budget = Budget { scope: elsewhere, ..budgets().0[0].clone() };
+    let (mut book, mut entries) =
+        (Book::open(ledger(), Budgets([budget].into())).unwrap(), Entries::default());
+    let ended = UsageEvent { is_final: true, ..paid("r1", 120) };
+    let account = ended.identity().to_string();
+    book.read(&[], &[(1, ended)]).unwrap();
+    let outcome = book.read(&[entries.add(EntryKind::Reserve, &account, 1, 500)], &[]).unwrap();
+    let due: Vec<_> = outcome.due.iter().map(|due| due.amount).collect();
+    assert_eq!(due, [-500]);
+}
+
+#[test]
 fn what_was_called_before_the_opening_was_read_is_charged() {
     let (ledger, mut entries) = (ledger(), Entries::default());
     let mut book = Book::open(ledger, budgets()).unwrap();

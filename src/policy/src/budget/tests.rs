@@ -233,8 +233,9 @@ fn the_next_cheaper_target_is_found() {
         .map(|(name, output)| (target(name), Price { input: 0, cached_input: 0, output: output * 1_000_000 }))
         .into();
     let job = job(vec![target("big"), target("bigger"), target("small")]);
-    assert_eq!(cheaper(&job, &prices), Some(2));
-    assert_eq!(cheaper(&Job { target: 2, ..job }, &prices), None);
+    assert_eq!(cheaper(&job, &prices, |_| true), Some(2));
+    assert_eq!(cheaper(&job, &prices, |index| index != 2), None, "it would come back at once");
+    assert_eq!(cheaper(&Job { target: 2, ..job }, &prices, |_| true), None);
 }
 
 proptest! {

@@ -1,0 +1,281 @@
+//! Reserving in budgets: the last thing before a request is dispatched. As `src/router/src/budget.rs`.
+
+use std::rc::Rc;
+
+use tollgate_model::{Ack, Micros, Publish};
+use tollgate_policy::budget::{Budget, Reserve, Verdict, is_spent, judge};
+use tollgate_protocol::budget::{Counter, Entry, EntryKind, OpenAnswer, OpenQuestion, Spent, end_id};
+use tollgate_protocol::{Identity, NanoUsd, Sequence, Timestamp};
+
+use super::{Item, Router};
+use crate::bug::Bug;
+use crate::net::{NORMAL, NotStored, Proc, subjects};
+use crate::plan::{MS, SECOND};
+use crate::world::Body;
+
+const RETRY: Micros = 200 * MS;
+const RETRY_SPENT: Micros = 5 * SECOND;
+const LEDGER_WAIT: Micros = SECOND;
+const LEDGER_LOOK: Micros = 50 * MS;
+
+/// A reservation that holds.
+#[derive(Clone, Debug)]
+pub(super) struct Reserved {
+    counter: Counter,
+    amount: i64,
+    tried: Option<String>,
+}
+
+/// What a try to reserve came to.
+pub(super) enum Reserving {
+    /// It is reserved.
+    Done,
+    /// This budget has no room now.
+    Wait(usize, Micros),
+    /// This budget is spent; so much of it.
+    Spent(usize, i64),
+    /// This budget never has room for so much.
+    TooSmall(usize, NanoUsd),
+}
+
+enum Tried {
+    Holds(Reserved),
+    TakenBack(Verdict, Option<Sequence>),
+}
+
+/// Adds to a counter. Repeated under the same id it is added once; then the total is read back.
+pub(crate) async fn add(
+    process: &Proc,
+    counter: &Counter,
+    entry: Entry,
+    amount: i64,
+    id: &str,
+) -> Result<(Sequence, i64), NotStored> {
+    let ack = publish_entry(process, counter, entry, amount, id).await?;
+    let sequence = ack.sequence;
+    match ack.total {
+        Some(total) => Ok((sequence, total)),
+        None => Ok((sequence, total(process, counter).await?.unwrap_or(amount))),
+    }
+}
+
+/// The same, for who only wants to know whether nobody had written under the id before.
+async fn add_first(
+    process: &Proc,
+    counter: &Counter,
+    entry: Entry,
+    amount: i64,
+    id: &str,
+) -> Result<bool, NotStored> {
+    Ok(!publish_entry(process, counter, entry, amount, id).await?.duplicate)
+}
+
+async fn publish_entry(
+    process: &Proc,
+    counter: &Counter,
+    entry: Entry,
+    amount: i64,
+    id: &str,
+) -> Result<Ack, NotStored> {
+    let subject = subjects().budget(counter);
+    let publish =
+        Publish { increment: Some(amount), ..Publish::new(&*subject, Body::Entry(entry.into())).id(id) };
+    process.publish(publish, NORMAL).await
+}
+
+async fn total(process: &Proc, counter: &Counter) -> Result<Option<i64>, NotStored> {
+    let subject = subjects().budget(counter);
+    let read = process.io(move |world| world.server.borrow().last("LLM_BUDGET", &subject)?.total);
+    read.await.ok_or(NotStored::NoAnswer)
+}
+
+fn entry(kind: EntryKind, identity: &Identity, attempt: u32, tried: &str) -> Entry {
+    Entry {
+        kind,
+        account: identity.to_string(),
+        attempt,
+        tried: Some(tried.to_owned()),
+        usage_sequence: None,
+    }
+}
+
+impl Router {
+    fn spent(&self, counter: &Counter) -> Option<Spent> {
+        self.spent.borrow().spent.get(counter).cloned()
+    }
+
+    fn is_open(&self, budget: &str) -> bool {
+        self.spent.borrow().spent.keys().any(|counter| counter.budget == budget)
+    }
+
+    /// Reserves what a request needs, in every budget or in none.
+    pub(super) async fn reserve(self: &Rc<Self>, item: &mut Item) -> Reserving {
+        if item.reserved.is_some() || item.amounts.is_empty() {
+            return Reserving::Done;
+        }
+        let now = self.now();
+        let budgets = self.process.world.plan.budgets.clone();
+        let mut held = Vec::new();
+        for need in item.amounts.clone() {
+            let Some(budget) = budgets.0.get(need.budget) else { continue };
+            let refused = match self.reserve_in(budget, need.amount, item, now).await {
+                Ok(reserved) => {
+                    held.push(reserved);
+                    continue;
+                }
+                Err(Verdict::Spent) => {
+                    let spent = self.spent(&budget.counter(now)).map_or(0, |spent| spent.spent_nano_usd);
+                    Reserving::Spent(need.budget, spent)
+                }
+                Err(Verdict::TooSmall) => Reserving::TooSmall(need.budget, need.amount),
+                Err(_) => Reserving::Wait(need.budget, self.process.world.exec.now() + RETRY),
+            };
+            self.take_back(&item.job.identity, item.attempt, held).await;
+            return refused;
+        }
+        item.reserved = Some(held);
+        Reserving::Done
+    }
+
+    async fn reserve_in(
+        &self,
+        budget: &Budget,
+        amount: NanoUsd,
+        item: &Item,
+        now: Timestamp,
+    ) -> Result<Reserved, Verdict> {
+        if !self.is_open(&budget.name) {
+            return Err(Verdict::Wait);
+        }
+        let counter = budget.counter(now);
+        if budget.reserve == Reserve::Strict && amount > budget.limit {
+            return Err(Verdict::TooSmall);
+        }
+        if self.spent(&counter).is_some_and(|spent| is_spent(budget, amount, &spent)) {
+            return Err(Verdict::Spent);
+        }
+        let (verdict, taken_back) = match self.try_to_add(budget, &counter, amount, item).await? {
+            Tried::Holds(held) => return Ok(held),
+            Tried::TakenBack(Verdict::Less(left), _) => {
+                return match self.try_to_add(budget, &counter, left, item).await? {
+                    Tried::Holds(held) => Ok(held),
+                    Tried::TakenBack(..) => Err(Verdict::Wait),
+                };
+            }
+            Tried::TakenBack(verdict @ (Verdict::TooSmall | Verdict::Spent), _) => return Err(verdict),
+            Tried::TakenBack(verdict, None) => return Err(verdict),
+            Tried::TakenBack(verdict, Some(taken_back)) => (verdict, taken_back),
+        };
+        let open = self.take_over(budget, amount, item, &counter, taken_back).await.unwrap_or(0);
+        let missing = NanoUsd(amount.0.saturating_sub(open));
+        if open <= 0 {
+            return Err(verdict);
+        }
+        if missing.0 <= 0 {
+            let total = total(&self.process, &counter).await.ok().flatten();
+            let holds = total.is_some_and(|total| total <= budget.limit.0);
+            return if holds { Ok(Reserved { counter, amount: 0, tried: None }) } else { Err(verdict) };
+        }
+        match self.try_to_add(budget, &counter, missing, item).await? {
+            Tried::Holds(held) => Ok(held),
+            Tried::TakenBack(..) => Err(verdict),
+        }
+    }
+
+    /// Adds, and takes back what does not hold.
+    async fn try_to_add(
+        &self,
+        budget: &Budget,
+        counter: &Counter,
+        amount: NanoUsd,
+        item: &Item,
+    ) -> Result<Tried, Verdict> {
+        let id = format!("try-{}", self.process.world.number());
+        let identity = &item.job.identity;
+        let reserve = entry(EntryKind::Reserve, identity, item.attempt, &id);
+        let Ok((_, total)) = add(&self.process, counter, reserve, amount.0, &id).await else {
+            return Err(Verdict::Wait);
+        };
+        let verdict = judge(budget, amount, total, self.spent(counter).as_ref());
+        let held = Reserved { counter: counter.clone(), amount: amount.0, tried: Some(id) };
+        if verdict == Verdict::Reserved {
+            return Ok(Tried::Holds(held));
+        }
+        Ok(Tried::TakenBack(verdict, self.take_back(identity, item.attempt, vec![held]).await))
+    }
+
+    /// Takes reservations back. What cannot be is an orphan. Returns the last entry.
+    pub(super) async fn take_back(
+        &self,
+        identity: &Identity,
+        attempt: u32,
+        held: Vec<Reserved>,
+    ) -> Option<Sequence> {
+        let (mut last, mut is_whole) = (None, true);
+        for Reserved { counter, amount, tried } in held {
+            let Some(tried) = tried else { continue };
+            let undo = entry(EntryKind::Undo, identity, attempt, &tried);
+            match add(&self.process, &counter, undo, -amount, &end_id(&tried)).await {
+                Ok((sequence, _)) => last = Some(sequence),
+                Err(_) => is_whole = false,
+            }
+        }
+        last.filter(|_| is_whole)
+    }
+
+    /// What other routers have reserved for a request, and can no longer take back. They may be alive, and about to: what
+    /// ends a try is written once, so each is ended here, with nothing, before it is counted on.
+    async fn take_over(
+        &self,
+        budget: &Budget,
+        amount: NanoUsd,
+        item: &Item,
+        counter: &Counter,
+        after: Sequence,
+    ) -> Option<i64> {
+        let answer = self.open(&item.job.identity, item.attempt, after).await?;
+        let mut open = answer.open.iter().find(|(of, _)| of == counter).map(|(_, open)| *open)?;
+        if self.process.world.has(Bug::TriesNotTakenOver) {
+            return Some(open);
+        }
+        // For good: what does not hold then is left to whoever takes it back.
+        let total = total(&self.process, counter).await.ok()??;
+        if total.saturating_add(amount.0.saturating_sub(open).max(0)) > budget.limit.0 {
+            return None;
+        }
+        for (_, tried, amount) in answer.tries.into_iter().filter(|(of, ..)| of == counter) {
+            let end = entry(EntryKind::Undo, &item.job.identity, item.attempt, &tried);
+            if !add_first(&self.process, counter, end, 0, &end_id(&tried)).await.ok()? {
+                open -= amount;
+            }
+        }
+        Some(open)
+    }
+
+    /// What the ledger knows to be reserved for an attempt, once it has read up to an entry.
+    async fn open(&self, identity: &Identity, attempt: u32, after: Sequence) -> Option<OpenAnswer> {
+        let until = self.process.world.exec.now() + LEDGER_WAIT;
+        while self.process.world.exec.now() < until {
+            let question = OpenQuestion { account: identity.to_string(), attempt };
+            let asked = self.process.io(move |world| {
+                let ledger = world.present.borrow().ledger.clone()?.upgrade()?;
+                ledger.answer(&question)
+            });
+            let answer = asked.await??;
+            if answer.sequence >= after {
+                return Some(answer);
+            }
+            self.process.sleep(LEDGER_LOOK).await;
+        }
+        None
+    }
+
+    /// When a spent budget is looked at again.
+    pub(super) fn after_spent(&self, budget: usize) -> Micros {
+        let now = self.now();
+        let end = self.process.world.plan.budgets.0.get(budget).and_then(|budget| budget.window(now).end);
+        let left =
+            end.and_then(|end| u64::try_from((end - now).num_microseconds()?).ok()).unwrap_or(RETRY_SPENT);
+        self.process.world.exec.now() + left.min(RETRY_SPENT)
+    }
+}
