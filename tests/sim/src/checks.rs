@@ -324,8 +324,8 @@ impl Checks {
                 !self.usage.contains_key(&id) && end::is_for_call(budget, identity, call)
             });
             let open: i64 = of_calls.map(|(_, call)| call.bound).sum();
-            if cost + open > budget.limit.0 {
-                let (name, limit) = (&budget.name, budget.limit.0);
+            if cost + open > budget.limit {
+                let (name, limit) = (&budget.name, budget.limit);
                 broken.push(format!("{name}: {cost} spent and {open} under way, of {limit}"));
             }
         }
@@ -396,6 +396,7 @@ fn kind(body: &Body) -> &'static str {
             EntryKind::Undo => "undo",
             EntryKind::Settle => "settle",
             EntryKind::Open => "open",
+            EntryKind::Take => "take",
         },
         Body::Of(_) => "cancel or dead letter",
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use tollgate_policy::budget::Budgets;
-use tollgate_protocol::budget::{Counter, Entry, EntryKind, OpenAnswer, OpenQuestion};
+use tollgate_protocol::budget::{Counter, Entry, EntryKind, OpenAnswer, OpenQuestion, Unit};
 use tollgate_protocol::usage::{Kind, UsageEvent};
 
 use crate::net::{Proc, Process, subjects};
@@ -118,6 +118,8 @@ impl Ledger {
                     account: due.account.clone(),
                     attempt: due.attempt,
                     tried: due.tried.clone(),
+                    takes: None,
+                    unit: Unit::NanoUsd,
                     usage_sequence: None,
                 };
                 if add(&ledger.process, &due.counter, entry, due.amount, &due.id).await.is_err() {
@@ -178,6 +180,8 @@ impl Ledger {
                 account: String::new(),
                 attempt: 0,
                 tried: None,
+                takes: None,
+                unit: Unit::NanoUsd,
                 usage_sequence: Some(up_to),
             };
             let id = format!("open/{counter}");

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use chrono_tz::Tz;
 use tollgate_model::Micros;
-use tollgate_policy::budget::{Budget, Budgets, Per, Reserve, Scope, WhenSpent};
+use tollgate_policy::budget::{Budget, Budgets, Measure, Per, Reserve, Scope, WhenSpent};
 use tollgate_protocol::job::Target;
-use tollgate_protocol::{NanoUsd, Price, Priority};
+use tollgate_protocol::{Price, Priority};
 
 use crate::rng::Rng;
 
@@ -290,7 +290,8 @@ fn budgets(rng: &mut Rng, teams: &BTreeMap<String, u32>) -> Budgets {
             name: format!("b{number}"),
             scope,
             // A request costs some hundred thousand nano-dollars.
-            limit: NanoUsd(rng.pick(&[600_000, 2_000_000, 10_000_000, 1_000_000_000])),
+            measure: Measure::Money,
+            limit: rng.pick(&[600_000, 2_000_000, 10_000_000, 1_000_000_000]),
             per: rng.pick(&[Per::Total, Per::Total, Per::Minute]),
             timezone: Tz::UTC,
             when_spent: rng.pick(&[WhenSpent::Hold, WhenSpent::Reject, WhenSpent::Downgrade]),

@@ -115,6 +115,7 @@ fn job(request: &Request, message: &Held) -> Job {
         model_at: (0, 0),
         body: vec![b'x'; request.body_bytes].into(),
         body_ref: None,
+        rejects_on_limit: false,
     }
 }
 

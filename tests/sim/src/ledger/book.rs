@@ -210,11 +210,7 @@ impl Book {
     /// What is reserved for a request and not over.
     pub fn answer(&self, question: &OpenQuestion) -> OpenAnswer {
         let account = self.accounts.get(&question.account).cloned().unwrap_or_default();
-        OpenAnswer {
-            sequence: self.entries,
-            open: account.open(question.attempt, &self.budgets),
-            tries: account.open_tries(question.attempt, &self.budgets),
-        }
+        OpenAnswer { sequence: self.entries, open: account.open(question.attempt, &self.budgets) }
     }
 
     fn due(&mut self, name: &str, due: &mut Vec<Due>) {

@@ -12,7 +12,7 @@ use tollgate_protocol::job::Job;
 use tollgate_protocol::response::Status;
 
 use super::gates::Seen;
-use super::reserve::Reserving;
+use super::reserve::{Reserved, Reserving};
 use super::{Item, Router};
 use crate::bug::Bug;
 use crate::net::{Held, NORMAL, NotStored, subjects};
@@ -97,7 +97,11 @@ impl Router {
                 return done(Seen::Taken, left);
             }
             Err(NotStored::Refused(Refused::SubjectFull | Refused::StreamFull)) => Seen::Full,
-            Err(_) => Seen::Broken,
+            Err(_) => {
+                // It may be stored, and called: what was reserved for it is not to be taken back.
+                item.reserved.iter_mut().flatten().for_each(Reserved::keep);
+                Seen::Broken
+            }
         };
         done(seen, Left::Item(item))
     }

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use tollgate_model::{Ack, Micros, Publish};
 use tollgate_policy::budget::{Budget, Reserve, Verdict, is_spent, judge};
-use tollgate_protocol::budget::{Counter, Entry, EntryKind, OpenAnswer, OpenQuestion, Spent, end_id};
-use tollgate_protocol::{Identity, NanoUsd, Sequence, Timestamp};
+use tollgate_protocol::budget::{Counter, Entry, EntryKind, OpenAnswer, OpenQuestion, Spent, Unit, end_id};
+use tollgate_protocol::{Identity, Sequence, Timestamp};
 
 use super::{Item, Router};
 use crate::bug::Bug;
@@ -26,6 +26,13 @@ pub(super) struct Reserved {
     tried: Option<String>,
 }
 
+impl Reserved {
+    /// It is not taken back any more.
+    pub(super) fn keep(&mut self) {
+        self.tried = None;
+    }
+}
+
 /// What a try to reserve came to.
 pub(super) enum Reserving {
     /// It is reserved.
@@ -35,7 +42,7 @@ pub(super) enum Reserving {
     /// This budget is spent; so much of it.
     Spent(usize, i64),
     /// This budget never has room for so much.
-    TooSmall(usize, NanoUsd),
+    TooSmall(usize, i64),
 }
 
 enum Tried {
@@ -59,17 +66,6 @@ pub(crate) async fn add(
     }
 }
 
-/// The same, for who only wants to know whether nobody had written under the id before.
-async fn add_first(
-    process: &Proc,
-    counter: &Counter,
-    entry: Entry,
-    amount: i64,
-    id: &str,
-) -> Result<bool, NotStored> {
-    Ok(!publish_entry(process, counter, entry, amount, id).await?.duplicate)
-}
-
 async fn publish_entry(
     process: &Proc,
     counter: &Counter,
@@ -91,6 +87,8 @@ async fn total(process: &Proc, counter: &Counter) -> Result<Option<i64>, NotStor
 
 fn entry(kind: EntryKind, identity: &Identity, attempt: u32, tried: &str) -> Entry {
     Entry {
+        unit: Unit::NanoUsd,
+        takes: None,
         kind,
         account: identity.to_string(),
         attempt,
@@ -140,7 +138,7 @@ impl Router {
     async fn reserve_in(
         &self,
         budget: &Budget,
-        amount: NanoUsd,
+        amount: i64,
         item: &Item,
         now: Timestamp,
     ) -> Result<Reserved, Verdict> {
@@ -166,14 +164,28 @@ impl Router {
             Tried::TakenBack(verdict, None) => return Err(verdict),
             Tried::TakenBack(verdict, Some(taken_back)) => (verdict, taken_back),
         };
-        let open = self.take_over(budget, amount, item, &counter, taken_back).await.unwrap_or(0);
-        let missing = NanoUsd(amount.0.saturating_sub(open));
-        if open <= 0 {
+        let identity = &item.job.identity;
+        let answer = self.open(identity, item.attempt, taken_back).await;
+        let of_counter = answer.into_iter().flat_map(|answer| answer.open).filter(|(of, ..)| *of == counter);
+        let open: Vec<(String, i64)> = of_counter.map(|(_, tried, amount)| (tried, amount)).collect();
+        // Only what then holds: what does not is left to whoever takes it back.
+        let reserved: i64 = open.iter().map(|(_, amount)| *amount).sum();
+        let now_total = total(&self.process, &counter).await.ok().flatten();
+        if now_total.is_none_or(|total| total + (amount - reserved).max(0) > budget.limit) {
             return Err(verdict);
         }
-        if missing.0 <= 0 {
-            let total = total(&self.process, &counter).await.ok().flatten();
-            let holds = total.is_some_and(|total| total <= budget.limit.0);
+        let (mut taken, mut after) = (0_i64, None);
+        for (tried, reserved) in open {
+            if self.process.world.has(Bug::TriesNotTakenOver) {
+                (taken, after) = (taken + reserved, now_total);
+            } else if let Some(now_total) = self.take_over(&counter, &tried, item).await? {
+                (taken, after) = (taken + reserved, Some(now_total));
+            }
+        }
+        let Some(after) = after.filter(|_| taken > 0) else { return Err(verdict) };
+        let missing = amount - taken;
+        if missing <= 0 {
+            let holds = after <= budget.limit;
             return if holds { Ok(Reserved { counter, amount: 0, tried: None }) } else { Err(verdict) };
         }
         match self.try_to_add(budget, &counter, missing, item).await? {
@@ -182,22 +194,32 @@ impl Router {
         }
     }
 
+    /// Makes another router's try one's own, so that it is not taken back. Returns the counter's total; `None` if the try
+    /// was ended before.
+    async fn take_over(&self, counter: &Counter, tried: &str, item: &Item) -> Result<Option<i64>, Verdict> {
+        let id = format!("take-{}", self.process.world.number());
+        let mut take = entry(EntryKind::Take, &item.job.identity, item.attempt, &id);
+        take.takes = Some(tried.to_owned());
+        let added = publish_entry(&self.process, counter, take, 0, &end_id(tried)).await;
+        added.map(|ack| ack.total).map_err(|_| Verdict::Wait)
+    }
+
     /// Adds, and takes back what does not hold.
     async fn try_to_add(
         &self,
         budget: &Budget,
         counter: &Counter,
-        amount: NanoUsd,
+        amount: i64,
         item: &Item,
     ) -> Result<Tried, Verdict> {
         let id = format!("try-{}", self.process.world.number());
         let identity = &item.job.identity;
         let reserve = entry(EntryKind::Reserve, identity, item.attempt, &id);
-        let Ok((_, total)) = add(&self.process, counter, reserve, amount.0, &id).await else {
+        let Ok((_, total)) = add(&self.process, counter, reserve, amount, &id).await else {
             return Err(Verdict::Wait);
         };
         let verdict = judge(budget, amount, total, self.spent(counter).as_ref());
-        let held = Reserved { counter: counter.clone(), amount: amount.0, tried: Some(id) };
+        let held = Reserved { counter: counter.clone(), amount, tried: Some(id) };
         if verdict == Verdict::Reserved {
             return Ok(Tried::Holds(held));
         }
@@ -221,35 +243,6 @@ impl Router {
             }
         }
         last.filter(|_| is_whole)
-    }
-
-    /// What other routers have reserved for a request, and can no longer take back. They may be alive, and about to: what
-    /// ends a try is written once, so each is ended here, with nothing, before it is counted on.
-    async fn take_over(
-        &self,
-        budget: &Budget,
-        amount: NanoUsd,
-        item: &Item,
-        counter: &Counter,
-        after: Sequence,
-    ) -> Option<i64> {
-        let answer = self.open(&item.job.identity, item.attempt, after).await?;
-        let mut open = answer.open.iter().find(|(of, _)| of == counter).map(|(_, open)| *open)?;
-        if self.process.world.has(Bug::TriesNotTakenOver) {
-            return Some(open);
-        }
-        // For good: what does not hold then is left to whoever takes it back.
-        let total = total(&self.process, counter).await.ok()??;
-        if total.saturating_add(amount.0.saturating_sub(open).max(0)) > budget.limit.0 {
-            return None;
-        }
-        for (_, tried, amount) in answer.tries.into_iter().filter(|(of, ..)| of == counter) {
-            let end = entry(EntryKind::Undo, &item.job.identity, item.attempt, &tried);
-            if !add_first(&self.process, counter, end, 0, &end_id(&tried)).await.ok()? {
-                open -= amount;
-            }
-        }
-        Some(open)
     }
 
     /// What the ledger knows to be reserved for an attempt, once it has read up to an entry.
