@@ -397,6 +397,7 @@ fn kind(body: &Body) -> &'static str {
             EntryKind::Settle => "settle",
             EntryKind::Open => "open",
             EntryKind::Take => "take",
+            EntryKind::Correct => "correct",
         },
         Body::Of(_) => "cancel or dead letter",
     }

@@ -119,6 +119,7 @@ impl Ledger {
                     attempt: due.attempt,
                     tried: due.tried.clone(),
                     takes: None,
+                    corrects: None,
                     unit: Unit::NanoUsd,
                     usage_sequence: None,
                 };
@@ -181,6 +182,7 @@ impl Ledger {
                 attempt: 0,
                 tried: None,
                 takes: None,
+                corrects: None,
                 unit: Unit::NanoUsd,
                 usage_sequence: Some(up_to),
             };

@@ -296,6 +296,7 @@ fn budgets(rng: &mut Rng, teams: &BTreeMap<String, u32>) -> Budgets {
             timezone: Tz::UTC,
             when_spent: rng.pick(&[WhenSpent::Hold, WhenSpent::Reject, WhenSpent::Downgrade]),
             reserve: rng.pick(&[Reserve::Strict, Reserve::Strict, Reserve::Estimate]),
+            alerts: Vec::new(),
         }
     };
     Budgets(Arc::from((0..count).map(|number| budget(number, rng)).collect::<Vec<_>>()))

@@ -116,6 +116,7 @@ fn job(request: &Request, message: &Held) -> Job {
         body: vec![b'x'; request.body_bytes].into(),
         body_ref: None,
         rejects_on_limit: false,
+        reserved_prices: Vec::new(),
     }
 }
 

@@ -55,14 +55,14 @@ async fn every_error_is_reported_at_once_with_its_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_is_refused_since_it_would_not_be_kept() {
+async fn a_limit_that_limits_nothing_is_refused() {
     let config = Config::new().team("research").raw("[providers.sim]\nkind = \"simulator\"");
-    let config = config.raw("[[limits]]\nscope = { team = \"research\" }\nin_flight = 5");
+    let config = config.raw("[[limits]]\nscope = { team = \"research\" }\non_limit = \"reject\"");
     let broker = Broker::new(&config, "nats://127.0.0.1:1");
     let path = broker.config_path().display().to_string();
     let dir = tempfile::tempdir().unwrap();
     let command = broker.command(&["run", "router", "--config", &path]);
     let process = Process::spawn("config", command, dir.path());
     assert_eq!(process.ended(PATIENCE).await, Some(2));
-    assert!(process.stderr().contains("limits"), "{}", process.stderr());
+    assert!(process.stderr().contains("expected one of requests_per_minute"), "{}", process.stderr());
 }

@@ -89,7 +89,7 @@ fn what_is_spent_is_told_apart_from_what_is_reserved() {
     assert_eq!((outcome.due.len(), outcome.changed.len()), (0, 1));
     assert_eq!((book.spent(&counter()).spent_nano_usd, book.spent(&counter()).total_nano_usd), (50, 450));
     let question = OpenQuestion { account: account.clone(), attempt: 1 };
-    assert_eq!(book.answer(&question).unwrap().open, [(counter(), "r".to_owned(), 400)]);
+    assert_eq!(book.answer(&question).unwrap().open, [(counter(), "t".to_owned(), 400)]);
 
     let outcome = book.read(&[], &[(101, paid("r1", 120))]).unwrap();
     let [due] = outcome.due.as_slice() else { panic!("{outcome:?}") };

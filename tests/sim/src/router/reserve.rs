@@ -89,6 +89,7 @@ fn entry(kind: EntryKind, identity: &Identity, attempt: u32, tried: &str) -> Ent
     Entry {
         unit: Unit::NanoUsd,
         takes: None,
+        corrects: None,
         kind,
         account: identity.to_string(),
         attempt,
