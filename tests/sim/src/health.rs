@@ -1,7 +1,7 @@
 //! The health of all targets, as one process knows it: documents that are changed by compare-and-swap.
 
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use tollgate_policy::health::{Availability, Probe, ProviderHealth, TargetHealth, availability};
 use tollgate_policy::retry::Standing;
@@ -174,7 +174,8 @@ impl Health {
 /// Everybody who watches the documents hears of a change, each in its time.
 pub fn tell(world: &Rc<World>) {
     let present = world.present.borrow();
-    for router in present.routers.values().cloned() {
+    for router in present.routers.values() {
+        let router = Weak::clone(router);
         let there = Rc::clone(world);
         world.exec.after(world.latency(), move || {
             if let Some(router) = router.upgrade() {
@@ -182,7 +183,8 @@ pub fn tell(world: &Rc<World>) {
             }
         });
     }
-    for worker in present.workers.values().cloned() {
+    for worker in present.workers.values() {
+        let worker = Weak::clone(worker);
         let there = Rc::clone(world);
         world.exec.after(world.latency(), move || {
             if let Some(worker) = worker.upgrade() {

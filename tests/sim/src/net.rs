@@ -87,7 +87,7 @@ impl Process {
 
     /// A random number for a decision.
     pub fn chance(&self) -> u64 {
-        self.world.chance.borrow_mut().next()
+        self.world.chance.borrow_mut().draw()
     }
 
     /// A task of its own.
@@ -242,8 +242,8 @@ impl Process {
     ) -> Result<Fenced, NotStored> {
         let nonce = self.world.number();
         let (subject, body) = match entry {
-            Written::Run(entry) => (subjects().run(identity), Body::Run(nonce, Rc::new(entry))),
-            Written::Answer(answer) => (subjects().response(identity), Body::Answer(nonce, Rc::new(answer))),
+            Written::Run(entry) => (subjects().run(identity), Body::Run(nonce, Rc::new(*entry))),
+            Written::Answer(answer) => (subjects().response(identity), Body::Answer(nonce, Rc::new(*answer))),
         };
         let expect = Some(Expect { last: expected, filter: subjects().record(identity) });
         let publish = Publish { expect, ..Publish::new(subject, body) };
@@ -370,9 +370,9 @@ impl Process {
 /// What is written to a record.
 pub enum Written {
     /// A claim or a hand-over.
-    Run(record::Entry),
+    Run(Box<record::Entry>),
     /// The response.
-    Answer(Answer),
+    Answer(Box<Answer>),
 }
 
 fn sequence_of(last: &Last) -> Sequence {

@@ -10,12 +10,12 @@ impl Rng {
     /// Of a seed, and of what it is for: an extra draw for one thing must not change the others.
     pub fn new(seed: u64, what: u64) -> Self {
         let mut rng = Self(seed ^ what.wrapping_mul(0xd6e8_feb8_6659_fd93));
-        rng.next();
+        rng.draw();
         rng
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -24,12 +24,12 @@ impl Rng {
 
     /// One of a range.
     pub fn of(&mut self, range: Range<u64>) -> u64 {
-        range.start + self.next() % (range.end - range.start).max(1)
+        range.start + self.draw() % (range.end - range.start).max(1)
     }
 
     /// Whether something happens that does so many times in a thousand.
     pub fn per_mille(&mut self, times: u64) -> bool {
-        self.next() % 1_000 < times
+        self.draw() % 1_000 < times
     }
 
     /// One of several.

@@ -440,7 +440,8 @@ impl Router {
 
 /// Everybody hears of a usage event.
 pub fn heard(world: &Rc<World>, event: &Rc<UsageEvent>) {
-    for router in world.present.borrow().routers.values().cloned() {
+    for router in world.present.borrow().routers.values() {
+        let router = std::rc::Weak::clone(router);
         let event = Rc::clone(event);
         world.exec.after(world.latency(), move || {
             if let Some(router) = router.upgrade() {

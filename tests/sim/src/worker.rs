@@ -35,13 +35,16 @@ pub enum Answer {
 /// An attempt.
 pub type Question = (Identity, u32);
 
+/// How often an attempt is in hand, who is to be told to end it, and whether it was told.
+type Registered = (usize, Vec<Slot<()>>, bool);
+
 /// A worker process.
 pub struct Worker {
     process: Proc,
     /// What it knows of the targets.
     pub health: Health,
     /// Attempts in hand: how often, and who is to be told to end them.
-    registry: RefCell<HashMap<Question, (usize, Vec<Slot<()>>, bool)>>,
+    registry: RefCell<HashMap<Question, Registered>>,
     windows: RefCell<BTreeMap<Target, Window>>,
     retries: RefCell<BTreeMap<String, RetryBudget>>,
     busy: RefCell<BTreeMap<String, Rc<Cell<usize>>>>,

@@ -64,7 +64,7 @@ impl Router {
             let publish = tollgate_model::Publish::new(subjects().response(&job.identity), body);
             return self.process.publish(publish, NORMAL).await.map(|ack| Fenced::Written(ack.sequence));
         }
-        self.process.write_record(&job.identity, Written::Answer(answer), expected, NORMAL).await
+        self.process.write_record(&job.identity, Written::Answer(Box::new(answer)), expected, NORMAL).await
     }
 
     /// Ends the request of a message from outside, and lets go of the message.

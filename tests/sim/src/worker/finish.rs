@@ -163,7 +163,10 @@ impl Work {
             dead: self.dead,
         };
         let answer = Answer { answered, response: response.clone(), unpaid };
-        self.worker.process.write_record(&self.job.identity, Written::Answer(answer), expected, PAID).await
+        self.worker
+            .process
+            .write_record(&self.job.identity, Written::Answer(Box::new(answer)), expected, PAID)
+            .await
     }
 
     /// My result came too late. What it cost is recorded all the same.

@@ -335,7 +335,10 @@ impl Work {
     }
 
     async fn write(&self, entry: Entry, expected: Sequence) -> Result<Fenced, NotStored> {
-        self.worker.process.write_record(&self.job.identity, Written::Run(entry), expected, PAID).await
+        self.worker
+            .process
+            .write_record(&self.job.identity, Written::Run(Box::new(entry)), expected, PAID)
+            .await
     }
 }
 
