@@ -442,7 +442,7 @@ impl Book {
 
     fn due(&mut self, name: &str, account: &Account, due: &mut Vec<Due>) {
         for line in self.lines(account) {
-            for (tried, amount) in line.entries() {
+            if let Some((tried, amount)) = line.next_entry() {
                 let id = line.id(account, tried.as_deref());
                 if self.writing.insert(id.clone()) {
                     let (counter, account) = (line.counter.clone(), name.to_owned());

@@ -140,6 +140,15 @@ impl Line {
     }
 }
 
+impl Line {
+    /// What is to be written first; the rest follows when that is read back. Of several tries the last is made to carry the
+    /// cost before the others are ended: its router may have taken it back meanwhile, and were the others gone by then, the
+    /// counter would be too low for as long as it takes to see that.
+    pub fn next_entry(&self) -> Option<(Option<String>, i64)> {
+        self.entries().pop()
+    }
+}
+
 impl Account {
     /// Of a request of which nothing is known.
     pub fn new(name: &str) -> Self {

@@ -216,7 +216,7 @@ impl Book {
     fn due(&mut self, name: &str, due: &mut Vec<Due>) {
         let last_entry = self.accounts.get(name).map_or(0, |account| account.last_entry);
         for line in self.lines(name) {
-            for (tried, amount) in line.entries() {
+            if let Some((tried, amount)) = line.next_entry() {
                 let id = match &tried {
                     Some(tried) => end_id(tried),
                     None => {
