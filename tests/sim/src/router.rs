@@ -66,6 +66,8 @@ pub struct Router {
     served: RefCell<Served>,
     outputs: RefCell<Outputs>,
     in_flight: Cell<usize>,
+    /// When gates are looked at again by themselves.
+    look_at: Cell<Option<Micros>>,
     in_hand: Rc<Cell<usize>>,
     index: RefCell<Index>,
     started_at: Timestamp,
@@ -132,6 +134,7 @@ impl Router {
             served: RefCell::default(),
             outputs: RefCell::default(),
             in_flight: Cell::new(0),
+            look_at: Cell::new(None),
             in_hand: Rc::default(),
             index: RefCell::new(Index::new(world)),
             started_at: process.now(),
@@ -310,11 +313,17 @@ impl Router {
                 router.dispatch_open();
             });
         }
-        if let Some(at) = reopen.filter(|_| !self.queue.borrow().is_empty()) {
+        let is_sooner = |at: &Micros| self.look_at.get().is_none_or(|known| *at < known);
+        if let Some(at) = reopen.filter(|_| !self.queue.borrow().is_empty()).filter(is_sooner) {
             let (router, now) = (Rc::clone(self), self.process.world.exec.now());
+            self.look_at.set(Some(at));
             self.process.spawn(async move {
                 router.process.sleep(at.saturating_sub(now).max(1)).await;
-                router.dispatch_open();
+                // One looks at a time: each look may begin the next.
+                if router.look_at.get() == Some(at) {
+                    router.look_at.set(None);
+                    router.dispatch_open();
+                }
             });
         }
     }
