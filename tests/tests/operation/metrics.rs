@@ -43,7 +43,8 @@ async fn metrics_have_their_documented_names_and_agree_with_what_was_sent() {
         Request::chat(&Identity::new(TEAM, kind, &n.to_string()), model, &format!("{kind} {n}"))
     };
     let good: Vec<_> = (0..20).map(|n| request("good", n, "small").priority("high")).collect();
-    let flaky: Vec<_> = (0..5).map(|n| request("flaky", n, "small")).collect();
+    // One more in a row would be taken for an outage, in whatever order they end.
+    let flaky: Vec<_> = (0..4).map(|n| request("flaky", n, "small")).collect();
     let refused: Vec<_> = (0..3).map(|n| request("refused", n, "small")).collect();
     let rejected: Vec<_> = (0..4).map(|n| request("rejected", n, "no-such-model").priority("low")).collect();
     let all = [good.clone(), flaky.clone(), refused, rejected].concat();
@@ -59,18 +60,18 @@ async fn metrics_have_their_documented_names_and_agree_with_what_was_sent() {
             good.iter().chain(&flaky).map(|request| PRICE.cost(answer_to(request.body()).tokens)).sum();
         for (name, labels, expected) in [
             (requests, &[r#"status="succeeded""#, r#"priority="high""#][..], 20.0),
-            (requests, &[r#"status="succeeded""#, r#"priority="normal""#], 5.0),
+            (requests, &[r#"status="succeeded""#, r#"priority="normal""#], 4.0),
             (requests, &[r#"status="failed""#], 3.0),
             (requests, &[r#"status="rejected""#, r#"priority="low""#], 4.0),
-            (requests, &[], 32.0),
-            ("tollgate_request_seconds_count", &[], 32.0),
-            (attempts, &[r#"outcome="succeeded""#, r#"provider="sim""#], 25.0),
-            (attempts, &[r#"code="provider_overloaded""#], 5.0),
+            (requests, &[], 31.0),
+            ("tollgate_request_seconds_count", &[], 31.0),
+            (attempts, &[r#"outcome="succeeded""#, r#"provider="sim""#], 24.0),
+            (attempts, &[r#"code="provider_overloaded""#], 4.0),
             (attempts, &[r#"code="provider_rejected""#], 3.0),
-            ("tollgate_provider_call_seconds_count", &[], 33.0),
-            ("tollgate_handovers_total", &[r#"next="retry""#], 5.0),
+            ("tollgate_provider_call_seconds_count", &[], 31.0),
+            ("tollgate_handovers_total", &[r#"next="retry""#], 4.0),
             ("tollgate_cost_nano_usd_total", &[r#"model="m-1""#], paid.to_string().parse().unwrap()),
-            ("tollgate_ledger_folded_total", &[r#"kind="attempt""#], 33.0),
+            ("tollgate_ledger_folded_total", &[r#"kind="attempt""#], 31.0),
             ("tollgate_ledger_folded_total", &[r#"kind="unpaid""#], 4.0),
             ("tollgate_in_flight", &[], 0.0),
             ("tollgate_nats_connected", &[], 4.0),

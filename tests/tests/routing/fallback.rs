@@ -125,9 +125,8 @@ async fn a_request_may_name_its_own_fallbacks() {
     assert_eq!(response["status"], "expired", "{response}");
     assert_eq!(route(&response)[..2], ["sim/m-1 failed", "backup/b-1 failed"]);
     let message = response["error"]["message"].as_str().unwrap();
-    assert!(
-        message.contains("provider_out_of_credit") || message.contains("provider_unauthorized"),
-        "{message}"
-    );
+    // By its code if it waited, in the failure's own words if the deadline came with the failure.
+    let said = ["provider_out_of_credit", "provider_unauthorized", "credit", "credentials"];
+    assert!(said.iter().any(|said| message.contains(said)), "{message}");
     assert!(response["timing"]["total_ms"].as_u64().unwrap() >= 2_000, "not before its deadline: {response}");
 }
