@@ -137,7 +137,6 @@ impl Real {
                 self.client.publish(self.reply(payload, *count), "+WPI".into()).await.unwrap();
                 self.client.flush().await.unwrap();
             }
-            Step::Wait(ms) => tokio::time::sleep(Duration::from_millis(*ms)).await,
             Step::Last(filter, then) => {
                 let last = self.stream(scenario).await.get_last_raw_message_by_subject(filter).await.ok();
                 let last = last.map(|message| (message.sequence, text(&message.payload)));

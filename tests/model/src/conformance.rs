@@ -85,8 +85,6 @@ pub enum Step {
     Nak(&'static str, u64, u64),
     /// Says that it is still worked on.
     Progress(&'static str, u64),
-    /// Time passes, in milliseconds.
-    Wait(u64),
     /// The last message over a filter: its sequence and payload.
     Last(&'static str, Option<(u64, &'static str)>),
     /// A message by its sequence.
@@ -212,10 +210,6 @@ impl Model {
             Step::Progress(payload, count) => {
                 let (consumer, sequence) = self.delivery(payload, *count)?;
                 self.server.progress(&stream, consumer, sequence, self.now);
-                Ok(())
-            }
-            Step::Wait(ms) => {
-                self.pass(ms * MS);
                 Ok(())
             }
             Step::Last(filter, then) => {
