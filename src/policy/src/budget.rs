@@ -19,6 +19,7 @@ use tollgate_protocol::usage::UsageEvent;
 use tollgate_protocol::{ErrorCode, Meta, NanoUsd, Price, Problem, Timestamp};
 
 use crate::estimate;
+pub use needs::{Need, Needs};
 
 /// How the beginning of a window is written in its counter's subject.
 const WINDOW_FORMAT: &str = "%Y%m%dT%H%M%SZ";
@@ -278,55 +279,6 @@ fn window(start: Timestamp, end: Timestamp) -> Window {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Budgets(pub Arc<[Budget]>);
 
-/// What a request needs of one budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Need {
-    /// Which of [`Budgets`].
-    pub budget: usize,
-    /// How much, in what it measures.
-    pub amount: i64,
-}
-
-/// What a request needs to be dispatched.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// The budgets that match, by their index.
-    pub budgets: Vec<usize>,
-    /// The targets that this is for; `None` if no budget concerns any target of the request.
-    pub covers: Option<Vec<usize>>,
-    /// What each of them costs.
-    pub prices: Vec<Price>,
-    body_bytes: usize,
-    output_tokens_max: Option<u64>,
-}
-
-impl Needs {
-    /// How much of each budget, at the dearest of the targets. `most` is how many tokens such answers hardly have more
-    /// than; what is seen of answers may change while a request waits.
-    pub fn amounts(&self, budgets: &Budgets, most: Option<u64>) -> Vec<Need> {
-        let (bytes, max) = (self.body_bytes, self.output_tokens_max);
-        let dearest = |reserve: Reserve| {
-            let costs = self.prices.iter().map(|price| match reserve {
-                Reserve::Strict => estimate::bound(bytes, max, price),
-                Reserve::Estimate => estimate::reserved(bytes, max, most, price),
-            });
-            costs.max().unwrap_or(NanoUsd::ZERO)
-        };
-        let need = |index: &usize| {
-            let budget = budgets.0.get(*index)?;
-            let amount = match budget.measure {
-                Measure::Money => dearest(budget.reserve).0,
-                Measure::Tokens => {
-                    i64::try_from(estimate::reserved_tokens(bytes, max, most)).unwrap_or(i64::MAX)
-                }
-                Measure::InFlight | Measure::Rate => 1,
-            };
-            Some(Need { budget: *index, amount })
-        };
-        self.budgets.iter().filter_map(need).collect()
-    }
-}
-
 impl Budgets {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
@@ -364,44 +316,6 @@ impl Budgets {
     pub fn concern(&self, event: &UsageEvent) -> bool {
         let settled = |budget: &&Budget| budget.measure.unit().is_some();
         self.0.iter().filter(settled).any(|budget| budget.scope.has(event.team.as_str(), &event.meta))
-    }
-
-    /// What a request needs to go to its target, and to those of its others that the same budgets are for.
-    pub fn needs(&self, job: &Job, prices: &BTreeMap<Target, Price>) -> Needs {
-        let team = job.identity.team.as_str();
-        let of_request: Vec<usize> = (0..self.0.len())
-            .filter(|index| {
-                let is_for = |budget: &Budget| budget.is_for_admission() && budget.scope.has(team, &job.meta);
-                self.0.get(*index).is_some_and(is_for)
-            })
-            .collect();
-        let of_target = |target: &Target| -> Vec<usize> {
-            let has = |index: &usize| {
-                self.0
-                    .get(*index)
-                    .is_some_and(|budget| budget.scope.has_target(&target.provider, &target.model))
-            };
-            of_request.iter().copied().filter(has).collect()
-        };
-        let Some(current) = job.current_target() else { return Needs::default() };
-        let all: Vec<Vec<usize>> = job.targets.iter().map(of_target).collect();
-        if all.iter().all(Vec::is_empty) {
-            return Needs::default();
-        }
-        let budgets = of_target(current);
-        // One without a price is not configured any more, and nothing can be reserved for it.
-        let is_priced =
-            |index: &usize| job.targets.get(*index).is_some_and(|target| prices.contains_key(target));
-        let covers = all.iter().enumerate().filter(|(_, of)| **of == budgets).map(|(index, _)| index);
-        let covers: Vec<usize> = covers.filter(is_priced).collect();
-        let covered = covers.iter().filter_map(|index| job.targets.get(*index));
-        Needs {
-            prices: covered.filter_map(|target| prices.get(target)).copied().collect(),
-            budgets,
-            covers: Some(covers),
-            body_bytes: job.body_bytes(),
-            output_tokens_max: job.output_tokens_max,
-        }
     }
 }
 
@@ -494,6 +408,7 @@ pub fn cheaper(job: &Job, prices: &BTreeMap<Target, Price>, goes: impl Fn(usize)
         .find(|index| cost(*index).is_some_and(|cost| cost < current) && goes(*index))
 }
 
+mod needs;
 mod state;
 #[cfg(test)]
 pub(crate) mod tests;

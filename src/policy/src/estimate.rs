@@ -1,9 +1,11 @@
 //! What a call is taken to use before it is known: for fair order, and for the ledger if it is lost.
+//!
+//! How many tokens its input has says [`crate::inputs`]; how long its answer will be, [`crate::outputs`].
 
 use tollgate_protocol::record::Estimate;
 use tollgate_protocol::{NanoUsd, Price, TokenUsage};
 
-/// UTF-8 bytes of JSON per token: English text has about four, markup and quoting more tokens.
+/// UTF-8 bytes of JSON per token of an answer that its provider did not count.
 const BYTES_PER_TOKEN: u64 = 4;
 /// Output tokens of a body that sets no limit.
 const OUTPUT_TOKENS_DEFAULT: u64 = 512;
@@ -12,18 +14,25 @@ const OUTPUT_TOKENS_DEFAULT: u64 = 512;
 /// and what it asks for must not upset the order of others or the money of a lost attempt.
 const OUTPUT_TOKENS_MAX: u64 = 1_000_000;
 
-/// Tokens of a body, before any provider has counted them.
-pub fn tokens(body_bytes: usize, output_tokens_max: Option<u64>) -> TokenUsage {
+/// Tokens of a call, before any provider has counted them.
+pub fn tokens(input_tokens: u64, output_tokens_max: Option<u64>) -> TokenUsage {
     TokenUsage {
-        input_tokens: (body_bytes as u64).div_ceil(BYTES_PER_TOKEN),
+        input_tokens,
         output_tokens: output_tokens_max.unwrap_or(OUTPUT_TOKENS_DEFAULT).min(OUTPUT_TOKENS_MAX),
         ..TokenUsage::default()
     }
 }
 
-/// The same, when it is known how long such answers are.
-pub fn tokens_expected(body_bytes: usize, output_tokens: u64) -> u64 {
-    tokens(body_bytes, Some(output_tokens)).input_tokens.saturating_add(output_tokens.min(OUTPUT_TOKENS_MAX))
+/// All of them together; `expected` is how long such answers are, if that is known.
+pub fn tokens_expected(input_tokens: u64, output_tokens_max: Option<u64>, expected: Option<u64>) -> u64 {
+    let usage = tokens(input_tokens, expected.or(output_tokens_max));
+    usage.input_tokens.saturating_add(usage.output_tokens)
+}
+
+/// Tokens of a call that was answered, and whose provider did not count.
+pub fn tokens_of_answer(input_tokens: u64, answer_bytes: usize) -> TokenUsage {
+    let output_tokens = (answer_bytes as u64).div_ceil(BYTES_PER_TOKEN);
+    TokenUsage { input_tokens, output_tokens, ..TokenUsage::default() }
 }
 
 /// What a call costs at most. Every token of a body stands for at least one byte of it, and what a provider adds around a
@@ -39,33 +48,19 @@ pub fn bound(body_bytes: usize, output_tokens_max: Option<u64>, price: &Price) -
     })
 }
 
-/// What is reserved for a call whose cost is estimated: with the length that such answers have, if it is known, and never
-/// more than what it costs at most.
+/// What is reserved for a call whose usage is estimated: with the length that such answers have, if it is known.
 pub fn reserved(
-    body_bytes: usize,
+    input_tokens: u64,
     output_tokens_max: Option<u64>,
     expected_output: Option<u64>,
-    price: &Price,
-) -> NanoUsd {
+) -> TokenUsage {
     let most = output_tokens_max.unwrap_or(OUTPUT_TOKENS_MAX);
-    let usage = tokens(body_bytes, Some(expected_output.unwrap_or(most).min(most)));
-    price.cost(&usage).min(bound(body_bytes, output_tokens_max, price))
-}
-
-/// The same in tokens.
-pub fn reserved_tokens(
-    body_bytes: usize,
-    output_tokens_max: Option<u64>,
-    expected_output: Option<u64>,
-) -> u64 {
-    let most = output_tokens_max.unwrap_or(OUTPUT_TOKENS_MAX);
-    let usage = tokens(body_bytes, Some(expected_output.unwrap_or(most).min(most)));
-    usage.input_tokens.saturating_add(usage.output_tokens)
+    tokens(input_tokens, Some(expected_output.unwrap_or(most).min(most)))
 }
 
 /// Tokens and cost of one attempt.
-pub fn attempt(body_bytes: usize, output_tokens_max: Option<u64>, price: &Price) -> Estimate {
-    let usage = tokens(body_bytes, output_tokens_max);
+pub fn attempt(input_tokens: u64, output_tokens_max: Option<u64>, price: &Price) -> Estimate {
+    let usage = tokens(input_tokens, output_tokens_max);
     Estimate {
         input_tokens: usage.input_tokens,
         output_tokens: usage.output_tokens,
@@ -80,11 +75,14 @@ mod tests {
 
     #[test]
     fn no_wish_of_a_client_is_believed_without_limit() {
-        assert_eq!(tokens(400, None).output_tokens, OUTPUT_TOKENS_DEFAULT);
+        assert_eq!(tokens(100, None).output_tokens, OUTPUT_TOKENS_DEFAULT);
         assert_eq!(
-            tokens(400, Some(7)),
+            tokens(100, Some(7)),
             TokenUsage { input_tokens: 100, output_tokens: 7, ..Default::default() }
         );
         assert_eq!(tokens(0, Some(u64::MAX)).output_tokens, OUTPUT_TOKENS_MAX);
+        assert_eq!(tokens_expected(u64::MAX, None, Some(1)), u64::MAX);
+        assert_eq!(tokens_expected(100, Some(50), Some(7)), 107);
+        assert_eq!(tokens_expected(100, Some(50), None), 150);
     }
 }

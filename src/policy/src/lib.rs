@@ -17,6 +17,7 @@ pub mod failure;
 pub mod health;
 pub mod hot;
 pub mod index;
+pub mod inputs;
 pub mod keys;
 pub mod order;
 pub mod outputs;

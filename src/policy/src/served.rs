@@ -49,6 +49,8 @@ struct Entry {
     open: Settlement,
     /// What was taken for its usage.
     assumed: u64,
+    /// Bytes of its input, if it has nothing but text; else 0.
+    text_bytes: u64,
     since: Timestamp,
 }
 
@@ -66,7 +68,7 @@ impl Served {
     /// A request is on its way to its provider. Returned: what nobody will hear of any more.
     pub fn note(&mut self, request: &Identity, place: &Place, now: Timestamp) -> Vec<Settlement> {
         let request = request_hash(request);
-        let entry = Entry { open: Settlement::of(place), assumed: 0, since: now };
+        let entry = Entry { open: Settlement::of(place), assumed: 0, text_bytes: 0, since: now };
         let mut gone: Vec<_> = self.entries.insert(request, entry).into_iter().map(Entry::assume).collect();
         self.order.push_back((now, request));
         while self.order.len() > REMEMBERED_MAX {
@@ -77,6 +79,18 @@ impl Served {
             }
         }
         gone
+    }
+
+    /// How many bytes of text a request on its way has, if it has nothing else.
+    pub fn note_text(&mut self, request: &Identity, bytes: u64) {
+        if let Some(entry) = self.entries.get_mut(&request_hash(request)) {
+            entry.text_bytes = bytes;
+        }
+    }
+
+    /// The same, as it was noted; 0 if it was not.
+    pub fn text_bytes(&self, request: &Identity) -> u64 {
+        self.entries.get(&request_hash(request)).map_or(0, |entry| entry.text_bytes)
     }
 
     /// A request is not on its way after all. Whether it was still expected.

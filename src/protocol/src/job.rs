@@ -102,6 +102,15 @@ pub struct Job {
     pub rejects_on_limit: bool,
     /// The most output tokens the body allows, if it says.
     pub output_tokens_max: Option<u64>,
+    /// Tokens of its input, if a tokenizer of one of its targets counted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_tokens: Option<u64>,
+    /// Pictures and the like in its messages.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub media: u32,
+    /// Bytes of the body that are such things, not text.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub media_bytes: usize,
     /// Where in `body` the value of `model` stands: start and end, in bytes.
     pub model_at: (usize, usize),
     /// The endpoint's own JSON; empty if it is elsewhere.
@@ -109,6 +118,10 @@ pub struct Job {
     /// Where the body is, if it is too large to be carried along.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_ref: Option<BodyRef>,
+}
+
+fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
+    *number == N::default()
 }
 
 impl Job {

@@ -20,13 +20,14 @@ use tollgate_policy::answer::End;
 use tollgate_policy::claim::Stop;
 use tollgate_policy::health::{Availability, Probe};
 use tollgate_policy::hot::Hot;
+use tollgate_policy::inputs::Inputs;
 use tollgate_policy::order::{Place, Queue};
 use tollgate_policy::outputs::Outputs;
 use tollgate_policy::route::Route;
 use tollgate_policy::served::Served;
 use tollgate_protocol::Identity;
 use tollgate_protocol::header::Headers;
-use tollgate_protocol::job::Job;
+use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::response::Outcome;
 use tollgate_protocol::usage::{Kind, UsageEvent};
 use tollgate_telemetry::{self as telemetry, Role};
@@ -85,6 +86,7 @@ pub(crate) struct Desk {
     queue: Queue<Box<Item>>,
     gates: Gates,
     served: Served,
+    inputs: Inputs,
     outputs: Outputs,
     in_flight: usize,
     /// Seconds since the start.
@@ -107,6 +109,7 @@ impl Desk {
             queue,
             gates: Gates::default(),
             served: Served::default(),
+            inputs: Inputs::default(),
             outputs: Outputs::default(),
             in_flight: 0,
             ticks: 0,
@@ -194,6 +197,7 @@ impl Desk {
             for settlement in self.served.note(&item.identity, &item.place, tollgate_bus::now()) {
                 self.queue.settle(&settlement);
             }
+            self.served.note_text(&item.identity, item.text_bytes);
             self.in_flight += 1;
             let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
             self.tasks.spawn(async move {
@@ -348,7 +352,7 @@ impl Desk {
     }
 
     fn order(&mut self, message: Holding, job: &mut Job) {
-        match intake::item(&self.hot, message, job, &self.outputs) {
+        match intake::item(&self.hot, message, job, (&self.inputs, &self.outputs)) {
             Ok(item) => self.queue.push(item.place.clone(), Box::new(item)),
             Err(failed) => {
                 let (message, problem) = *failed;
@@ -442,12 +446,23 @@ impl Desk {
         if !matches!(event.kind, Kind::Attempt | Kind::Unpaid) {
             return;
         }
-        if event.outcome == Some(Outcome::Succeeded) {
-            self.outputs.note(&event.team, &event.requested_model, event.usage.output_tokens);
-        }
+        self.learn(&event);
         let tokens = event.usage.input_tokens.saturating_add(event.usage.output_tokens);
         if let Some(settlement) = self.served.used(&event.identity(), tokens) {
             self.queue.settle(&settlement);
+        }
+    }
+
+    /// How long such answers are, and how many tokens such inputs have.
+    fn learn(&mut self, event: &UsageEvent) {
+        if event.outcome != Some(Outcome::Succeeded) || event.estimated {
+            return;
+        }
+        self.outputs.note(&event.team, &event.requested_model, event.usage.output_tokens);
+        if let (Some(provider), Some(model)) = (&event.provider, &event.model) {
+            let target = Target { provider: provider.clone(), model: model.clone() };
+            let bytes = self.served.text_bytes(&event.identity());
+            self.inputs.note_bytes(&target, bytes, event.usage.input_tokens);
         }
     }
 

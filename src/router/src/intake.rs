@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tollgate_policy::budget::{Need, Needs};
 use tollgate_policy::estimate;
 use tollgate_policy::hot::Hot;
+use tollgate_policy::inputs::{Inputs, Vocabulary, text_alone};
 use tollgate_policy::order::{Gate, Place};
 use tollgate_policy::outputs::Outputs;
 use tollgate_protocol::job::{Job, Target};
@@ -49,6 +50,8 @@ pub(crate) struct Item {
     pub(crate) payload: Bytes,
     /// The model that it asks for.
     pub(crate) model: String,
+    /// Bytes of its text, if it has nothing else.
+    pub(crate) text_bytes: u64,
     /// What it needs of its budgets.
     pub(crate) needs: Needs,
     /// How much that is, as known when it goes.
@@ -108,6 +111,9 @@ fn admit(hot: &Hot, request: Request) -> Result<Job, (Box<Head>, Problem)> {
             return Err((Box::new(head), problem));
         }
     };
+    // What its other targets count differs little.
+    let vocabulary = targets.iter().find_map(|target| Vocabulary::of(&target.model));
+    let input = tollgate_tokens::read(body.as_str(), vocabulary);
     let team = hot.teams.get(&head.identity.team);
     // The lower priority is the greater one.
     let priority_max = team.map_or(head.priority, |team| team.priority_max);
@@ -135,6 +141,9 @@ fn admit(hot: &Hot, request: Request) -> Result<Job, (Box<Head>, Problem)> {
         rejects_on_limit: on_limit == OnLimit::Reject,
         reserved_prices: Vec::new(),
         output_tokens_max: facts.output_tokens_max,
+        input_tokens: input.tokens,
+        media: input.media,
+        media_bytes: input.media_bytes,
         model_at: facts.model_at,
         body: Bytes::from(body.as_str().to_owned()),
         body_ref: None,
@@ -146,27 +155,22 @@ pub(crate) fn item(
     hot: &Arc<Hot>,
     mut message: Holding,
     job: &mut Job,
-    outputs: &Outputs,
+    learnt: (&Inputs, &Outputs),
 ) -> Result<Item, Box<(Holding, Problem)>> {
+    let (inputs, outputs) = learnt;
     let internal = |message, text: String| Box::new((message, Problem::new(ErrorCode::Internal, text)));
     let Some(target) = job.current_target().cloned() else {
         return Err(internal(message, "the request has no target".to_owned()));
     };
-    let needs = hot.budgets.needs(job, &hot.catalog.prices);
+    let needs = hot.budgets.needs(job, &hot.catalog.prices, inputs);
     job.reserved.clone_from(&needs.covers);
     job.reserved_prices.clone_from(&needs.prices);
     let payload = match job.encode() {
         Ok(payload) => payload,
         Err(error) => return Err(internal(message, error.to_string())),
     };
-    let learnt = outputs.expected(&job.identity.team, &job.requested_model, job.output_tokens_max);
-    let tokens = match learnt {
-        Some(output_tokens) => estimate::tokens_expected(job.body_bytes(), output_tokens),
-        None => {
-            let usage = estimate::tokens(job.body_bytes(), job.output_tokens_max);
-            usage.input_tokens.saturating_add(usage.output_tokens)
-        }
-    };
+    let expected = outputs.expected(&job.identity.team, &job.requested_model, job.output_tokens_max);
+    let tokens = estimate::tokens_expected(inputs.tokens_now(job), job.output_tokens_max, expected);
     let weight = hot.teams.get(&job.identity.team).map_or(NonZeroU32::MIN, |team| team.weight);
     let place = Place {
         priority: job.priority,
@@ -187,6 +191,7 @@ pub(crate) fn item(
         payload,
         message,
         model: job.requested_model.clone(),
+        text_bytes: text_alone(job),
         needs,
         amounts: Vec::new(),
         waits: 0,

@@ -117,6 +117,15 @@ pub fn count_tokens(provider: &str, model: &str, tokens: Tokens) {
     }
 }
 
+/// The input of a call was estimated to have so many tokens, and has so many.
+pub fn observe_input_estimate(provider: &str, by: &'static str, estimated: u64, reported: u64) {
+    if reported > 0 {
+        #[expect(clippy::cast_precision_loss, reason = "a metric is no sum of money")]
+        let ratio = estimated as f64 / reported as f64;
+        histogram!(names::INPUT_ESTIMATE_RATIO, "provider" => provider.to_owned(), "by" => by).record(ratio);
+    }
+}
+
 /// What a call cost.
 pub fn count_cost(provider: &str, model: &str, nano_usd: u64) {
     counter!(names::COST, "provider" => provider.to_owned(), "model" => model.to_owned()).increment(nano_usd);

@@ -59,6 +59,10 @@ macro_rules! metrics {
     };
 }
 
+/// Estimates, as parts of what they were estimates of.
+pub const RATIO: Buckets =
+    Buckets([0.1, 0.25, 0.5, 0.65, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 5.0]);
+
 metrics! {
     REQUESTS = "tollgate_requests_total", Kind::Counter, Count, ["status", "priority"],
         "Requests that ended, by how they ended.";
@@ -77,6 +81,8 @@ metrics! {
         "Calls whose worker was lost before their result was stored.";
     TOKENS = "tollgate_tokens_total", Kind::Counter, Count, ["provider", "model", "kind"],
         "Tokens that providers reported; cached_input is part of input, reasoning is part of output.";
+    INPUT_ESTIMATE_RATIO = "tollgate_input_estimate_ratio", Kind::Histogram(&RATIO), Count, ["provider", "by"],
+        "Estimated input tokens of a call as a part of the reported ones, by what they were estimated by.";
     COST = "tollgate_cost_nano_usd_total", Kind::Counter, Count, ["provider", "model"],
         "What calls cost, in billionths of a US dollar.";
     IN_FLIGHT = "tollgate_in_flight", Kind::Gauge, Count, ["provider"],

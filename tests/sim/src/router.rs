@@ -16,6 +16,7 @@ use tollgate_policy::budget::{Need, Needs};
 use tollgate_policy::claim::Stop;
 use tollgate_policy::estimate;
 use tollgate_policy::health::{Availability, Probe};
+use tollgate_policy::inputs::Inputs;
 use tollgate_policy::order::{Gate, Place, Queue};
 use tollgate_policy::outputs::Outputs;
 use tollgate_policy::route::{Route, route};
@@ -64,6 +65,7 @@ pub struct Router {
     queue: RefCell<Queue<Box<Item>>>,
     gates: RefCell<Gates>,
     served: RefCell<Served>,
+    inputs: RefCell<Inputs>,
     outputs: RefCell<Outputs>,
     in_flight: Cell<usize>,
     /// When gates are looked at again by themselves.
@@ -117,6 +119,9 @@ fn job(request: &Request, message: &Held) -> Job {
         model_at: (0, 0),
         body: vec![b'x'; request.body_bytes].into(),
         body_ref: None,
+        input_tokens: None,
+        media: 0,
+        media_bytes: 0,
         rejects_on_limit: false,
         reserved_prices: Vec::new(),
     }
@@ -132,6 +137,7 @@ impl Router {
             queue: RefCell::new(Queue::new([16, 4, 1])),
             gates: RefCell::default(),
             served: RefCell::default(),
+            inputs: RefCell::default(),
             outputs: RefCell::default(),
             in_flight: Cell::new(0),
             look_at: Cell::new(None),
@@ -236,17 +242,12 @@ impl Router {
     fn order(&self, message: Held, mut job: Job) {
         let plan = &self.process.world.plan;
         let Some(target) = job.current_target().cloned() else { return };
-        let needs = plan.budgets.needs(&job, &plan.prices);
+        let needs = plan.budgets.needs(&job, &plan.prices, &self.inputs.borrow());
         job.reserved.clone_from(&needs.covers);
-        let learnt =
+        let expected =
             self.outputs.borrow().expected(&job.identity.team, &job.requested_model, job.output_tokens_max);
-        let tokens = match learnt {
-            Some(output) => estimate::tokens_expected(job.body_bytes(), output),
-            None => {
-                let usage = estimate::tokens(job.body_bytes(), job.output_tokens_max);
-                usage.input_tokens + usage.output_tokens
-            }
-        };
+        let input_tokens = self.inputs.borrow().tokens_now(&job);
+        let tokens = estimate::tokens_expected(input_tokens, job.output_tokens_max, expected);
         let weight = plan.teams.get(job.identity.team.as_str()).copied().and_then(NonZeroU32::new);
         let place = Place {
             priority: job.priority,

@@ -70,6 +70,7 @@ async fn metrics_have_their_documented_names_and_agree_with_what_was_sent() {
             (attempts, &[r#"code="provider_rejected""#], 3.0),
             ("tollgate_provider_call_seconds_count", &[], 31.0),
             ("tollgate_handovers_total", &[r#"next="retry""#], 4.0),
+            ("tollgate_input_estimate_ratio_count", &[r#"by="bytes""#, r#"provider="sim""#], 24.0),
             ("tollgate_cost_nano_usd_total", &[r#"model="m-1""#], paid.to_string().parse().unwrap()),
             ("tollgate_ledger_folded_total", &[r#"kind="attempt""#], 31.0),
             ("tollgate_ledger_folded_total", &[r#"kind="unpaid""#], 4.0),

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use tollgate_policy::estimate::tokens_of_answer;
 use tollgate_policy::failure::Class;
-use tollgate_policy::retry::Rules;
+use tollgate_policy::inputs::By;
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::response::{Attempt, Outcome};
 use tollgate_protocol::usage::millis_between;
 use tollgate_protocol::{ErrorCode, JsonText, NanoUsd, Price, Problem, Timestamp, TokenUsage};
 use tollgate_telemetry as telemetry;
 
-use super::Shop;
+use super::{Context, Shop};
 use crate::codec::{Failure, Reading};
 use crate::http::Broken;
 
@@ -57,13 +58,13 @@ pub(super) struct FailedCall {
 
 /// Calls the provider once.
 pub(super) async fn call(
+    context: &Context,
     shop: &Shop,
-    rules: &Rules,
     job: &Job,
-    target: &Target,
-    price: &Price,
-    number: u32,
+    (target, price): (&Target, &Price),
+    (number, input): (u32, (u64, By)),
 ) -> Called {
+    let rules = &context.settings.rules;
     let _in_flight = telemetry::in_flight(&shop.name);
     let started_at = tollgate_bus::now();
     if number == 1 {
@@ -94,7 +95,10 @@ pub(super) async fn call(
             attempt.outcome = Outcome::Succeeded;
             attempt.served_model = served_model.map(|model| model.chars().take(256).collect());
             attempt.estimated = usage.is_none();
-            attempt.usage = usage.unwrap_or_else(|| counted(job.body_bytes(), body.as_str().len()));
+            if let Some(usage) = usage {
+                context.note_input(job, target, input, usage.input_tokens);
+            }
+            attempt.usage = usage.unwrap_or_else(|| tokens_of_answer(input.0, body.as_str().len()));
             attempt.cost_nano_usd = price.cost(&attempt.usage);
             shop.note_key(key, None, now, rules);
             Ok(body)
@@ -102,7 +106,7 @@ pub(super) async fn call(
         Ok(Reading::Failed(failure)) | Err(Broken::Failed(failure)) => {
             attempt.code = Some(failure.class.code());
             if failure.class.cost_is_unknown() {
-                estimate(&mut attempt, job, price);
+                estimate(&mut attempt, input.0, job, price);
             }
             let by_deadline = is_late(&failure, until_deadline, attempt.duration_ms);
             seen = if by_deadline { Seen::Nothing } else { Seen::Failure(failure.class) };
@@ -116,7 +120,7 @@ pub(super) async fn call(
         Err(Broken::TooLarge) => {
             attempt.code = Some(ErrorCode::ResponseTooLarge);
             attempt.estimated = true;
-            attempt.usage = counted(job.body_bytes(), crate::http::ANSWER_BYTES_MAX);
+            attempt.usage = tokens_of_answer(input.0, crate::http::ANSWER_BYTES_MAX);
             attempt.cost_nano_usd = price.cost(&attempt.usage);
             Err(Failed::Final(too_large()))
         }
@@ -127,12 +131,17 @@ pub(super) async fn call(
 }
 
 /// A call that was broken off because its client took the request back. It may have been charged.
-pub(super) fn aborted(job: &Job, target: &Target, price: &Price, number: u32, begun_at: Timestamp) -> Called {
+pub(super) fn aborted(
+    job: &Job,
+    (target, price): (&Target, &Price),
+    (number, input_tokens): (u32, u64),
+    begun_at: Timestamp,
+) -> Called {
     let now = tollgate_bus::now();
     let mut attempt = attempt(target, price, number, begun_at);
     attempt.duration_ms = millis_between(begun_at, now);
     attempt.code = Some(ErrorCode::Cancelled);
-    estimate(&mut attempt, job, price);
+    estimate(&mut attempt, input_tokens, job, price);
     observe(&attempt, now - begun_at);
     Called { attempt, result: Err(Failed::Aborted), seen: Seen::Nothing }
 }
@@ -156,9 +165,9 @@ fn attempt(target: &Target, price: &Price, number: u32, started_at: Timestamp) -
 }
 
 /// It may well have been charged: the estimate stands in, and says that it does.
-fn estimate(attempt: &mut Attempt, job: &Job, price: &Price) {
+fn estimate(attempt: &mut Attempt, input_tokens: u64, job: &Job, price: &Price) {
     attempt.estimated = true;
-    attempt.usage = tollgate_policy::estimate::tokens(job.body_bytes(), job.output_tokens_max);
+    attempt.usage = tollgate_policy::estimate::tokens(input_tokens, job.output_tokens_max);
     attempt.cost_nano_usd = price.cost(&attempt.usage);
 }
 
@@ -171,13 +180,6 @@ pub(super) fn too_large() -> Problem {
 /// Whether the call was cut by the request's own deadline, not by the provider's time-out.
 fn is_late(failure: &Failure, left: Duration, duration_ms: u64) -> bool {
     failure.class == Class::TimedOut && u128::from(duration_ms) + 1 >= left.as_millis()
-}
-
-/// Tokens of a call whose provider did not count: a token for every four bytes of JSON.
-fn counted(request_bytes: usize, answer_bytes: usize) -> TokenUsage {
-    let mut usage = tollgate_policy::estimate::tokens(request_bytes, Some(0));
-    usage.output_tokens = (answer_bytes as u64).div_ceil(4);
-    usage
 }
 
 fn unsent(job: &Job, target: &Target, price: &Price, number: u32, problem: Problem) -> Called {

@@ -132,6 +132,7 @@ impl Work<'_> {
     /// Claims the next attempt and makes its call.
     async fn attempt(&mut self, target: Target, price: Price) -> Option<Fate> {
         let number = self.history.last().map_or(1, |attempt| attempt.number.saturating_add(1));
+        let input = self.context.input_tokens(&self.job, &target);
         // Noted before the claim is written: whoever reads the claim may ask at once.
         let in_hand = self.context.registry.take(self.question(number));
         let started = Started {
@@ -143,7 +144,7 @@ impl Work<'_> {
             deadline: self.job.deadline,
             provider: target.provider.clone(),
             model: target.model.clone(),
-            estimate: estimate::attempt(self.job.body_bytes(), self.job.output_tokens_max, &price),
+            estimate: estimate::attempt(input.0, self.job.output_tokens_max, &price),
             started_at: tollgate_bus::now(),
             history: self.history.clone(),
         };
@@ -184,9 +185,9 @@ impl Work<'_> {
         }
         let begun_at = tollgate_bus::now();
         let called = tokio::select! {
-            called = call::call(self.shop, &self.context.settings.rules, &self.job, &target, &price, number) => called,
+            called = call::call(self.context, self.shop, &self.job, (&target, &price), (number, input)) => called,
             // Dropping the call closes its connection.
-            () = in_hand.aborted() => call::aborted(&self.job, &target, &price, number, begun_at),
+            () = in_hand.aborted() => call::aborted(&self.job, (&target, &price), (number, input.0), begun_at),
         };
         tollgate_bus::point("worker.called");
         let fate = self.conclude(claim, called).await;

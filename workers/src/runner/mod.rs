@@ -8,7 +8,7 @@ mod registry;
 mod turn;
 mod waiting;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -18,6 +18,7 @@ use tollgate_bus::heartbeat::Heartbeats;
 use tollgate_bus::{Bus, topology};
 use tollgate_health::Health;
 use tollgate_policy::hot::Hot;
+use tollgate_policy::inputs::{By, Inputs};
 use tollgate_policy::retention::Retention;
 use tollgate_policy::retry::Rules;
 use tollgate_protocol::Price;
@@ -106,7 +107,22 @@ struct Context {
     settings: Settings,
     registry: Registry,
     health: Health,
+    /// What is known of the inputs of models.
+    inputs: Mutex<Inputs>,
     stop: CancellationToken,
+}
+
+impl Context {
+    /// How many tokens the input of a request has for a target, and by what that is known.
+    fn input_tokens(&self, job: &Job, target: &Target) -> (u64, By) {
+        self.inputs.lock().unwrap_or_else(PoisonError::into_inner).tokens(job, target)
+    }
+
+    /// A provider counted them.
+    fn note_input(&self, job: &Job, target: &Target, estimate: (u64, By), reported: u64) {
+        telemetry::observe_input_estimate(&target.provider, estimate.1.as_str(), estimate.0, reported);
+        self.inputs.lock().unwrap_or_else(PoisonError::into_inner).note(target, job, reported);
+    }
 }
 
 /// A random number, for the decisions that want one.
@@ -131,6 +147,7 @@ pub async fn run(
         settings,
         registry: Registry::default(),
         health: Health::new(&bus),
+        inputs: Mutex::default(),
         stop,
     });
     let (tasks, shops, jobs) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());

@@ -6,6 +6,7 @@ use tollgate_protocol::usage::Kind;
 use tollgate_protocol::{Digest, Encoding, Identity, Priority, TokenUsage, money};
 
 use super::*;
+use crate::inputs::Inputs;
 
 pub(crate) fn at(seconds: i64) -> Timestamp {
     DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
@@ -58,7 +59,7 @@ pub(crate) fn event() -> UsageEvent {
     }
 }
 
-fn job(targets: Vec<Target>) -> Job {
+pub(crate) fn job(targets: Vec<Target>) -> Job {
     Job {
         identity: Identity::from_tokens("team._.r1").unwrap(),
         run: 0,
@@ -83,6 +84,9 @@ fn job(targets: Vec<Target>) -> Job {
         rejects_on_limit: false,
         reserved_prices: Vec::new(),
         output_tokens_max: None,
+        input_tokens: None,
+        media: 0,
+        media_bytes: 0,
         model_at: (0, 0),
         body: Vec::new().into(),
         body_ref: None,
@@ -170,6 +174,7 @@ fn a_request_needs_room_in_every_budget_and_covers_what_they_cover() {
         .into();
     let job = job(vec![target("cheap"), target("dear"), target("apart")]);
     let job = Job { output_tokens_max: Some(50), ..job };
+    let inputs = Inputs::default();
     let of = |scope: Scope, name: &str| Budget { scope, ..budget(name, "1") };
     let budgets = Budgets(
         [
@@ -179,21 +184,21 @@ fn a_request_needs_room_in_every_budget_and_covers_what_they_cover() {
         ]
         .into(),
     );
-    let needs = budgets.needs(&job, &prices);
+    let needs = budgets.needs(&job, &prices, &inputs);
     let of_team = [Need { budget: 0, amount: 150 }];
     assert_eq!(needs.amounts(&budgets, None), of_team, "at the dearest that is covered");
     assert_eq!(needs.covers, Some(vec![0, 1]));
     assert_eq!(needs.prices.iter().map(|price| price.output).collect::<Vec<_>>(), [1_000_000, 3_000_000]);
     let mut without = prices.clone();
     without.remove(&target("dear"));
-    let needs = budgets.needs(&job, &without);
+    let needs = budgets.needs(&job, &without, &inputs);
     assert_eq!(needs.covers, Some(vec![0]), "nothing is reserved for what has no price any more");
     assert_eq!(needs.amounts(&budgets, None)[0].amount, 50);
-    let there = budgets.needs(&Job { target: 2, ..job.clone() }, &prices);
+    let there = budgets.needs(&Job { target: 2, ..job.clone() }, &prices, &inputs);
     assert_eq!((there.budgets, there.covers), (vec![0, 1], Some(vec![2])));
-    assert_eq!(Budgets::default().needs(&job, &prices), Needs::default());
+    assert_eq!(Budgets::default().needs(&job, &prices, &inputs), Needs::default());
     let estimated = Budgets([Budget { reserve: Reserve::Estimate, ..budget("team", "1") }].into());
-    let needs = estimated.needs(&job, &prices);
+    let needs = estimated.needs(&job, &prices, &inputs);
     assert_eq!(needs.amounts(&estimated, Some(10))[0].amount, 90, "all three are covered");
     assert_eq!(needs.amounts(&estimated, None)[0].amount, 450, "nothing is known");
 }
@@ -215,7 +220,12 @@ fn limits_are_needs_in_their_own_units() {
         .into(),
     );
     let amounts = |most| -> Vec<i64> {
-        budgets.needs(&job, &prices).amounts(&budgets, most).iter().map(|need| need.amount).collect()
+        budgets
+            .needs(&job, &prices, &Inputs::default())
+            .amounts(&budgets, most)
+            .iter()
+            .map(|need| need.amount)
+            .collect()
     };
     assert_eq!(amounts(None), [60, 1, 1], "the last is seen to by the provider's workers");
     assert_eq!(amounts(Some(7)), [17, 1, 1]);

@@ -258,6 +258,9 @@ pub(super) fn job() -> impl Strategy<Value = Job> {
                     .map(|price| Price { input: *price, cached_input: 1, output: 2 })
                     .collect(),
                 output_tokens_max: numbers.3,
+                input_tokens: numbers.3,
+                media: u32::try_from(numbers.2).unwrap(),
+                media_bytes: numbers.2,
                 rejects_on_limit: false,
                 model_at: (numbers.2, body.len()),
                 body_ref: numbers.3.map(|_| BodyRef { object: "object".into(), bytes: body.len() }),

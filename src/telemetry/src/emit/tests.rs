@@ -14,6 +14,7 @@ fn emit_everything() {
     observe_first_token("sim", second);
     count_lost_attempt("sim");
     count_tokens("sim", "demo", Tokens { input: 1, cached_input: 1, output: 1, reasoning: 1 });
+    observe_input_estimate("sim", "bytes", 90, 100);
     count_cost("sim", "demo", 1);
     drop(in_flight("sim"));
     drop(in_hand(Role::Worker));

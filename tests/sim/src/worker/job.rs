@@ -8,6 +8,7 @@ use tollgate_policy::claim::{self, Hand, Verdict};
 use tollgate_policy::estimate;
 use tollgate_policy::failure::Class;
 use tollgate_policy::health::Probe;
+use tollgate_policy::inputs::Inputs;
 use tollgate_policy::retry::{self, AfterLost};
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::record::{Dead, Ended, Entry, Last, Next, Started};
@@ -137,7 +138,11 @@ impl Work {
             deadline: self.job.deadline,
             provider: target.provider.clone(),
             model: target.model.clone(),
-            estimate: estimate::attempt(self.job.body_bytes(), self.job.output_tokens_max, &price),
+            estimate: estimate::attempt(
+                Inputs::default().tokens_now(&self.job),
+                self.job.output_tokens_max,
+                &price,
+            ),
             started_at: self.now(),
             history: self.history.clone(),
         };
@@ -198,7 +203,7 @@ impl Work {
         drop(connection);
         let mut attempt = attempt(target, price, number, started_at);
         attempt.duration_ms = millis_between(started_at, self.now());
-        let estimated = estimate::tokens(self.job.body_bytes(), self.job.output_tokens_max);
+        let estimated = estimate::tokens(Inputs::default().tokens_now(&self.job), self.job.output_tokens_max);
         if let First::Other(()) = ended {
             attempt.code = Some(ErrorCode::Cancelled);
             charge(&mut attempt, estimated, price, true);
