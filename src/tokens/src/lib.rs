@@ -81,7 +81,11 @@ impl Count {
         self.text_bytes += text.len() as u64;
         let left =
             COUNTED_BYTES_MAX.saturating_sub(usize::try_from(self.counted_bytes).unwrap_or(usize::MAX));
-        let counted = &text[..text.floor_char_boundary(left)];
+        let mut end = left.min(text.len());
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let counted = &text[..end];
         if let (Some(tokenizer), false) = (self.tokenizer, counted.is_empty()) {
             self.tokens += tokenizer.count(counted) as u64;
             self.counted_bytes += counted.len() as u64;
