@@ -8,12 +8,12 @@ fn tokens(body: &str) -> u64 {
 
 #[test]
 fn the_numbers_are_those_of_openais_tokenizers() {
-    // Numbers of tiktoken 0.12 for `cl100k_base` and `o200k_base`.
+    // Numbers of the cookbook for `cl100k_base` and `o200k_base`.
     for (text, cl100k, o200k) in [
         ("hello world", 2, 2),
         ("tiktoken is great!", 6, 6),
         ("antidisestablishmentarianism", 6, 6),
-        ("お誕生日おめでとう", 9, 7),
+        ("お誕生日おめでとう", 9, 8),
     ] {
         assert_eq!(tokenizer(Vocabulary::Cl100k).count(text), cl100k, "{text}");
         assert_eq!(tokenizer(Vocabulary::O200k).count(text), o200k, "{text}");
