@@ -48,6 +48,9 @@ pub enum Vocabulary {
 }
 
 impl Vocabulary {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::Cl100k, Self::O200k];
+
     /// That of a model of this name; `None` if no tokenizer for it is known.
     pub fn of(model: &str) -> Option<Self> {
         // Hubs put a vendor before the name, and fine-tuned models are called after their base.
@@ -113,8 +116,14 @@ impl Inputs {
         known.tokens = faded(known.tokens).saturating_add(tokens.saturating_mul(100)).min(known.bytes);
     }
 
-    /// How many tokens its input has for this target, and by what that is known.
+    /// How many tokens its input has for this target, and by what that is known. Never more than its body has bytes, which
+    /// is what `strict` budgets reserve for: an estimate can be charged, and a body of a few bytes can name many pictures.
     pub fn tokens(&self, job: &Job, target: &Target) -> (u64, By) {
+        let (tokens, by) = self.uncapped(job, target);
+        (tokens.min(job.body_bytes() as u64), by)
+    }
+
+    fn uncapped(&self, job: &Job, target: &Target) -> (u64, By) {
         if let (Some(tokens), Some(_)) = (job.input_tokens, Vocabulary::of(&target.model)) {
             return (tokens, By::Tokenizer);
         }
@@ -218,6 +227,8 @@ mod tests {
     fn a_tokenizers_count_is_for_its_models_only() {
         let inputs = Inputs::default();
         let counted = Job { input_tokens: Some(7), ..of_bytes(400) };
+        let absurd = Job { input_tokens: Some(u64::MAX), ..of_bytes(400) };
+        assert_eq!(inputs.tokens(&absurd, &target("gpt-4o")).0, 400, "never more than bytes");
         assert_eq!(inputs.tokens(&counted, &target("gpt-4o")), (7, By::Tokenizer));
         assert_eq!(inputs.tokens(&counted, &target("claude-sonnet-4-5")), (100, By::Bytes));
         assert_eq!(inputs.tokens(&of_bytes(400), &target("gpt-4o")), (100, By::Bytes), "nobody counted");
@@ -228,6 +239,8 @@ mod tests {
         let mut inputs = Inputs::default();
         let picture = Job { media: 1, media_bytes: 100_000, ..of_bytes(100_400) };
         assert_eq!(inputs.tokens(&picture, &target("m")).0, 100 + MEDIA_TOKENS);
+        let named = Job { media: u32::MAX, ..of_bytes(400) };
+        assert_eq!(inputs.tokens(&named, &target("m")).0, 400, "nor are many that are only named");
         inputs.note(&target("m"), &picture, 100_000);
         assert_eq!(inputs.tokens(&of_bytes(400), &target("m")).0, 100, "nothing is learnt of it");
     }

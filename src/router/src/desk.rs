@@ -2,6 +2,7 @@
 
 mod close;
 mod configured;
+mod used;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tollgate_bus::HeaderView;
 use tollgate_bus::blob::INLINE_BYTES_MAX;
 use tollgate_bus::heartbeat::Heartbeats;
 use tollgate_bus::pull::Held;
@@ -26,10 +26,7 @@ use tollgate_policy::outputs::Outputs;
 use tollgate_policy::route::Route;
 use tollgate_policy::served::Served;
 use tollgate_protocol::Identity;
-use tollgate_protocol::header::Headers;
-use tollgate_protocol::job::{Job, Target};
-use tollgate_protocol::response::Outcome;
-use tollgate_protocol::usage::{Kind, UsageEvent};
+use tollgate_protocol::job::Job;
 use tollgate_telemetry::{self as telemetry, Role};
 
 use crate::dispatch::{Dispatched, Left, dispatch};
@@ -431,38 +428,6 @@ impl Desk {
     fn freed(&mut self, subject: &str) {
         if let Some((_, provider)) = subject.rsplit_once('.') {
             self.gates.freed(provider);
-        }
-    }
-
-    /// A call has ended somewhere.
-    fn used(&mut self, message: &async_nats::Message) {
-        let subject = HeaderView(message.headers.as_ref()).get("ce-subject").and_then(Identity::from_tokens);
-        // Most are of other routers, or of nobody: not worth reading.
-        if !subject.is_some_and(|identity| self.served.knows(&identity)) {
-            return;
-        }
-        let Ok(event) = serde_json::from_slice::<UsageEvent>(&message.payload) else { return };
-        // What a lost call used is not known; what ended without one used nothing.
-        if !matches!(event.kind, Kind::Attempt | Kind::Unpaid) {
-            return;
-        }
-        self.learn(&event);
-        let tokens = event.usage.input_tokens.saturating_add(event.usage.output_tokens);
-        if let Some(settlement) = self.served.used(&event.identity(), tokens) {
-            self.queue.settle(&settlement);
-        }
-    }
-
-    /// How long such answers are, and how many tokens such inputs have.
-    fn learn(&mut self, event: &UsageEvent) {
-        if event.outcome != Some(Outcome::Succeeded) || event.estimated {
-            return;
-        }
-        self.outputs.note(&event.team, &event.requested_model, event.usage.output_tokens);
-        if let (Some(provider), Some(model)) = (&event.provider, &event.model) {
-            let target = Target { provider: provider.clone(), model: model.clone() };
-            let bytes = self.served.text_bytes(&event.identity());
-            self.inputs.note_bytes(&target, bytes, event.usage.input_tokens);
         }
     }
 

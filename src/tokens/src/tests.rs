@@ -71,9 +71,12 @@ fn a_long_text_is_taken_to_be_like_its_beginning() {
 
 #[test]
 fn what_cannot_be_read_is_not_counted() {
-    for body in ["", "{", "[]", "7", r#"{"messages":{"a":"image_url"}}"#] {
-        let input = read(body, None);
-        assert_eq!((input.tokens, input.media), (None, 0), "{body}");
+    for body in ["", "{", r#"{"messages":[{"content":"#] {
+        assert_eq!(read(body, Some(Vocabulary::O200k)), Input::default(), "{body}");
+    }
+    for body in ["[]", "7", r#"{"messages":{"a":"image_url"}}"#, r#"{"messages":7}"#] {
+        let input = read(body, Some(Vocabulary::O200k));
+        assert_eq!((input.tokens, input.media), (Some(MESSAGE_TOKENS), 0), "{body}");
     }
     let deep = format!(r#"{{"tools":{}1{}}}"#, "[".repeat(500), "]".repeat(500));
     assert_eq!(read(&deep, Some(Vocabulary::O200k)).tokens, None);

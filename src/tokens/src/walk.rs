@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::Count;
 
@@ -151,74 +152,13 @@ fn each<'de, A: MapAccess<'de>>(mut fields: A, place: Place, count: &mut Count) 
 fn media<'de, A: MapAccess<'de>>(mut fields: A, count: &mut Count) -> Result<(), A::Error> {
     let (mut bytes, mut is_low) = (0, false);
     while let Some(name) = fields.next_key::<Cow<'_, str>>()? {
+        let value = fields.next_value::<&RawValue>()?.get();
         match name.as_ref() {
-            "url" | "data" | "file_data" | "detail" => {
-                let value = fields.next_value_seed(Text)?;
-                match name.as_ref() {
-                    "detail" => is_low = value == "low",
-                    _ => bytes += value.len(),
-                }
-            }
-            _ => drop(fields.next_value::<IgnoredAny>()?),
+            "url" | "data" | "file_data" if value.starts_with('"') => bytes += value.len() - 2,
+            "detail" => is_low = value == r#""low""#,
+            _ => {}
         }
     }
     count.media(bytes, is_low);
     Ok(())
-}
-
-/// A string; whatever else stands there is none.
-struct Text;
-
-impl<'de> DeserializeSeed<'de> for Text {
-    type Value = Cow<'de, str>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Text {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("JSON")
-    }
-
-    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(text))
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(text.to_owned()))
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(""))
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(""))
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(""))
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(""))
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(""))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Self::Value, A::Error> {
-        ignore_all(items)?;
-        Ok(Cow::Borrowed(""))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
-        while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Cow::Borrowed(""))
-    }
 }

@@ -16,7 +16,7 @@ use tollgate_policy::budget::{Need, Needs};
 use tollgate_policy::claim::Stop;
 use tollgate_policy::estimate;
 use tollgate_policy::health::{Availability, Probe};
-use tollgate_policy::inputs::Inputs;
+use tollgate_policy::inputs::{Inputs, text_alone};
 use tollgate_policy::order::{Gate, Place, Queue};
 use tollgate_policy::outputs::Outputs;
 use tollgate_policy::route::{Route, route};
@@ -306,6 +306,7 @@ impl Router {
             self.gates.borrow_mut().sent(&item.place);
             let settled = self.served.borrow_mut().note(&item.job.identity, &item.place, self.now());
             settled.iter().for_each(|settlement| self.queue.borrow_mut().settle(settlement));
+            self.served.borrow_mut().note_text(&item.job.identity, text_alone(&item.job));
             self.in_flight.set(self.in_flight.get() + 1);
             let router = Rc::clone(self);
             self.process.spawn(async move {
@@ -407,6 +408,11 @@ impl Router {
         }
         if event.outcome == Some(Outcome::Succeeded) {
             self.outputs.borrow_mut().note(&event.team, &event.requested_model, event.usage.output_tokens);
+            if let (Some(provider), Some(model), false) = (&event.provider, &event.model, event.estimated) {
+                let target = Target { provider: provider.clone(), model: model.clone() };
+                let bytes = self.served.borrow().text_bytes(&event.identity());
+                self.inputs.borrow_mut().note_bytes(&target, bytes, event.usage.input_tokens);
+            }
         }
         let tokens = event.usage.input_tokens.saturating_add(event.usage.output_tokens);
         let settlement = self.served.borrow_mut().used(&event.identity(), tokens);

@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+use tollgate_tests::config::Config;
 use tollgate_tests::http;
-use tollgate_tests::provider::{Behaviour, answer_to};
+use tollgate_tests::provider::{Behaviour, Provider, answer_to};
 use tollgate_tests::request::{Identity, Request};
 use tollgate_tests::roles::Role;
 use tollgate_tests::wait::eventually;
@@ -145,4 +146,30 @@ async fn health_is_good_while_all_is_well_and_says_what_is_not() {
     let request = Request::chat(&Identity::new(TEAM, "g", "after"), "small", "after");
     stage.client.publish(&request).await;
     stage.client.await_response(&request.identity, PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_input_of_an_openai_model_is_counted_by_its_tokenizer() {
+    use Role::{Router, Worker};
+    let openai = |provider: &Provider| {
+        Config::new()
+            .provider("sim", &provider.base_url(), 8, &[("gpt-4o-mini", PRICE)])
+            .model("small", &["sim/gpt-4o-mini"])
+            .team(TEAM)
+    };
+    let stage = Stage::with(&[Worker, Router], openai).await;
+    let live = stage.client.watch(TEAM).await;
+    let request = Request::chat(&Identity::new(TEAM, "counted", "1"), "small", "hello world");
+    let reported = answer_to(request.body()).tokens.input;
+    stage.client.publish_all(&[request]).await;
+    live.await_answered(1, PATIENCE).await;
+    let of = &[r#"by="tokenizer""#, r#"provider="sim""#];
+    eventually(PATIENCE, "the estimate beside what was reported", async || {
+        (stage.metric("tollgate_input_estimate_ratio_count", of).await == 1.0).then_some(())
+    })
+    .await;
+    // Two tokens of text, one for the role, three around the message and three before the answer.
+    let ratio = stage.metric("tollgate_input_estimate_ratio_sum", of).await;
+    let estimated = ratio * f64::from(u32::try_from(reported).unwrap());
+    assert!((estimated - 9.0).abs() < 1e-6, "{estimated} tokens of {reported}");
 }

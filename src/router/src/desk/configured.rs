@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tollgate_policy::hot::Hot;
+use tollgate_policy::inputs::Vocabulary;
 
 use super::Desk;
 use crate::intake::Item;
@@ -12,11 +13,23 @@ impl Desk {
     /// again at once: then it is read as if it had just come. What is being dispatched ends by what it was begun with.
     pub(super) fn configured(&mut self, hot: Arc<Hot>) {
         self.hot = hot;
+        self.load_vocabularies();
         // They have other numbers now, and other limits.
         self.gates.forget_budgets();
         let hot = Arc::clone(&self.hot);
         for (_, item) in self.queue.take_out(|item| !stays(item, &hot)) {
             self.let_go(item);
+        }
+    }
+
+    /// Makes ready what counts the tokens of the models in force, while no request waits for it.
+    fn load_vocabularies(&self) {
+        let is_used = |vocabulary: &Vocabulary| {
+            let mut targets = self.hot.catalog.prices.keys();
+            targets.any(|target| Vocabulary::of(&target.model) == Some(*vocabulary))
+        };
+        for vocabulary in Vocabulary::ALL.into_iter().filter(is_used) {
+            self.tasks.spawn_blocking(move || tollgate_tokens::load(vocabulary));
         }
     }
 
