@@ -106,9 +106,11 @@ async fn a_call_cut_at_the_deadline_is_counted_although_its_worker_died() {
     stage.client.publish(&request).await;
     let response = expired(&stage.client, &request, 8_000).await;
     assert!(response["cost_nano_usd"].as_i64().unwrap() > 0, "{response}");
-    let usage = eventually(PATIENCE, "the call on the ledger", async || {
+    // The call is one event, and the end of the request another.
+    let usage = eventually(PATIENCE, "the call and its request on the ledger", async || {
         let usage = stage.client.usage_by_team().await;
-        if usage["total"]["attempts"] == 1 { Ok(usage) } else { Err(usage.to_string()) }
+        let is_whole = usage["total"]["attempts"] == 1 && usage["total"]["requests"] == 1;
+        if is_whole { Ok(usage) } else { Err(usage.to_string()) }
     })
     .await;
     assert_eq!(usage["total"]["cost_nano_usd"], response["cost_nano_usd"]);
