@@ -12,7 +12,7 @@ use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use async_nats::jetstream::{Context, consumer};
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use serde_json::Value;
 
 use crate::request::{Identity, Request};
@@ -78,6 +78,20 @@ impl Client {
             self.try_publish(request).await.map_err(|error| error.to_string())
         })
         .await
+    }
+
+    /// The same for tasks: it owns what it needs.
+    ///
+    /// # Panics
+    /// When it is never acknowledged.
+    pub async fn publish_owned(self, request: Request) {
+        let what = format!("the acknowledgement of {}", request.identity);
+        // Owned by each look, too.
+        let look = move || {
+            let (client, request) = (self.clone(), request.clone());
+            async move { client.try_publish(&request).await.map_err(|error| error.to_string()) }.boxed()
+        };
+        drop(eventually(PUBLISH_WITHIN, &what, look).await);
     }
 
     /// The same for many, several at once.

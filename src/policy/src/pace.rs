@@ -4,12 +4,14 @@
 //! numbers of slots, and each cell has a counter that the server keeps. Whoever wants to begin adds one and gets a number:
 //! that slot of the cell is his alone, across any number of processes. Whose slot has come begins; whose slot lies ahead
 //! waits for it; a number beyond the cell's slots is nobody's, and one asks again in the next cell. Slots that went by
-//! unused are skipped before one is taken, so idleness earns nothing.
+//! unused are skipped before one is taken, so idleness earns nothing. And a number is void once its slot is nearly over:
+//! who comes too late for it, because its process or the server was slow, asks again.
 //!
-//! So of all that begin no two share a slot, and each begins after its slot does: in any window of a minute there are at
-//! most as many slots as the limit, and one more for a window that begins within a slot. This is the generic cell rate
-//! algorithm (ITU-T I.371) with a tolerance of one slot, with the theoretical arrival time in a shared counter. A process
-//! that dies with a number wastes a slot; nothing has to be given back.
+//! So of all that begin no two share a slot, and each begins after its slot does and before the next: in any window of a
+//! minute there begin at most as many as the limit allows, and one more. (Proof: those of a window of length `W` have their
+//! slots in a time shorter than `W` and one slot.) Where slots are shorter than [`LATE_MIN`], what that has slots for comes
+//! on top. This is the generic cell rate algorithm (ITU-T I.371) with a tolerance of one slot, with the theoretical arrival
+//! time in a shared counter. A process that dies with a number wastes a slot; nothing has to be given back.
 
 use std::num::NonZeroU32;
 
@@ -21,6 +23,11 @@ const MINUTE_SECONDS: u32 = 60;
 const LENGTHS: [u32; 12] = [1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60];
 /// A cell has so many slots, if the limit has: skipping and asking again cost less the fewer cells there are.
 const SLOTS_MIN: u32 = 10;
+
+/// However short its slot is, a number is good for this long: nobody is quicker.
+const LATE_MIN: TimeDelta = TimeDelta::milliseconds(20);
+/// A number is void this long before the next slot begins, or half a slot: whoever looks at it then begins a little later.
+const MARGIN_MAX: TimeDelta = TimeDelta::milliseconds(100);
 
 /// Adds before one gives up on a cell: others may be skipping the same slots.
 const ADDS_MAX: u32 = 4;
@@ -41,8 +48,8 @@ pub struct Cell {
 pub enum Turn {
     /// Begin at this time, which may be past.
     At(Timestamp),
-    /// Slots before it went by unused: add this many, so that the number after is the slot that is now. Everybody who
-    /// sees the same does so under the same id.
+    /// Slots before it went by unused: add this many, so that the number after is the first that is not void. Everybody
+    /// who sees the same does so under the same id.
     Skip(i64),
     /// There is no slot left: ask for a number of the cell that begins then.
     Next(Timestamp),
@@ -80,21 +87,28 @@ impl Cell {
     pub fn turn(&self, number: i64, now: Timestamp) -> Turn {
         let index = number.saturating_sub(1);
         let current = self.current(now);
+        if index.max(current) >= i64::from(self.slots) {
+            return Turn::Next(self.end());
+        }
         if index < current {
             return Turn::Skip(current - index);
-        }
-        if index >= i64::from(self.slots) {
-            return Turn::Next(self.end());
         }
         Turn::At(self.slot(index))
     }
 
-    /// The slot that is now, from 0.
-    pub fn current(&self, now: Timestamp) -> i64 {
-        let into = (now - self.start).num_microseconds().unwrap_or(i64::MAX).max(0);
-        let length = i64::from(self.seconds) * 1_000_000;
-        // The last slot that has begun.
-        i64::try_from(i128::from(into) * i128::from(self.slots) / i128::from(length)).unwrap_or(i64::MAX)
+    /// The first slot that is not void now, from 0.
+    fn current(&self, now: Timestamp) -> i64 {
+        let since = now - self.late() - self.start;
+        let into = since.num_microseconds().unwrap_or(i64::MAX).max(0);
+        let length = i128::from(self.seconds) * 1_000_000;
+        let current = (i128::from(into) * i128::from(self.slots) + length - 1) / length;
+        i64::try_from(current).unwrap_or(i64::MAX)
+    }
+
+    /// How long a number is good for, from the beginning of its slot.
+    fn late(&self) -> TimeDelta {
+        let slot = self.slot_length();
+        (slot - (slot / 2).min(MARGIN_MAX)).max(LATE_MIN)
     }
 
     fn slot_length(&self) -> TimeDelta {
@@ -108,6 +122,11 @@ impl Cell {
             (i128::from(index) * i128::from(length) + i128::from(self.slots) - 1) / i128::from(self.slots);
         self.start + TimeDelta::microseconds(i64::try_from(into).unwrap_or(length))
     }
+}
+
+/// Whether it is too late to begin with a number of this time, under a limit of so many requests per minute.
+pub fn is_void(per_minute: NonZeroU32, at: Timestamp, now: Timestamp) -> bool {
+    now - at > Cell::at(per_minute, at).late()
 }
 
 /// What asking for a number comes to.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tollgate_bus::PublishError;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::budget::Measure;
-use tollgate_policy::pace::{Asking, Numbered};
+use tollgate_policy::pace::{self, Asking, Numbered};
 
 use crate::Context;
 use crate::budget::Reserving;
@@ -23,41 +23,69 @@ const PATIENCE: Patience = Patience(Duration::from_secs(5));
 const RETRY: Duration = Duration::from_millis(200);
 /// A turn that is this near is waited for on the spot; for a later one the request goes back into the order.
 const NEAR: Duration = Duration::from_millis(50);
+/// How often all its numbers are looked at again, because one was void when the last of them had come.
+const ROUNDS_MAX: usize = 4;
 
 impl Context {
     /// Waits for the turn of a request under every limit that counts requests per minute.
     pub(crate) async fn take_turns(&self, item: &mut Item) -> Reserving {
         let hot = Arc::clone(&item.hot);
-        for need in item.amounts.clone() {
-            let Some(limit) = hot.budgets.0.get(need.budget) else { continue };
-            if limit.measure != Measure::Rate {
-                continue;
-            }
-            let taken = item.turns.iter().find(|(index, _)| *index == need.budget).map(|(_, at)| *at);
-            let at = if let Some(at) = taken {
-                at
-            } else {
-                let per_minute = u32::try_from(limit.limit).ok().and_then(NonZeroU32::new);
-                match self.number(&limit.name, per_minute.unwrap_or(NonZeroU32::MAX)).await {
-                    Ok(Numbered::At(at)) => {
-                        tollgate_bus::point("router.numbered");
-                        item.turns.push((need.budget, at));
-                        at
-                    }
-                    Ok(Numbered::Later(at)) => return Reserving::NoTurn(need.budget, instant(at)),
-                    Err(error) => {
-                        tracing::warn!(%error, limit = limit.name, "a limit's counter does not answer, trying again");
-                        return Reserving::Unknown(need.budget, Instant::now() + RETRY);
-                    }
+        let needs = item.amounts.clone();
+        let limits = needs.iter().filter_map(|need| {
+            let limit = hot.budgets.0.get(need.budget).filter(|limit| limit.measure == Measure::Rate)?;
+            let per_minute = u32::try_from(limit.limit).ok().and_then(NonZeroU32::new);
+            Some((need.budget, limit.name.as_str(), per_minute.unwrap_or(NonZeroU32::MAX)))
+        });
+        let limits: Vec<_> = limits.collect();
+        // A number can become void while one waits for that of another limit.
+        for _ in 0..ROUNDS_MAX {
+            for (budget, name, per_minute) in &limits {
+                let at = match self.turn(item, *budget, name, *per_minute).await {
+                    Ok(at) => at,
+                    Err(reserving) => return reserving,
+                };
+                if at > Instant::now() + NEAR {
+                    return Reserving::Turn(*budget, at);
                 }
-            };
-            let at = instant(at);
-            if at > Instant::now() + NEAR {
-                return Reserving::Turn(need.budget, at);
+                tokio::time::sleep_until(at).await;
             }
-            tokio::time::sleep_until(at).await;
+            let now = tollgate_bus::now();
+            item.turns.retain(|(budget, at)| {
+                let of = limits.iter().find(|(index, ..)| index == budget);
+                of.is_none_or(|(.., per_minute)| !pace::is_void(*per_minute, *at, now))
+            });
+            if limits.iter().all(|(budget, ..)| item.turns.iter().any(|(index, _)| index == budget)) {
+                return Reserving::Done;
+            }
         }
-        Reserving::Done
+        // Too slow for its numbers, again and again: others have their chance first.
+        let budget = limits.first().map_or(0, |(budget, ..)| *budget);
+        Reserving::Turn(budget, Instant::now() + RETRY)
+    }
+
+    /// When its turn is under one limit: by the number that it has, or by one that is asked for.
+    async fn turn(
+        &self,
+        item: &mut Item,
+        budget: usize,
+        limit: &str,
+        per_minute: NonZeroU32,
+    ) -> Result<Instant, Reserving> {
+        if let Some((_, at)) = item.turns.iter().find(|(index, _)| *index == budget) {
+            return Ok(instant(*at));
+        }
+        match self.number(limit, per_minute).await {
+            Ok(Numbered::At(at)) => {
+                tollgate_bus::point("router.numbered");
+                item.turns.push((budget, at));
+                Ok(instant(at))
+            }
+            Ok(Numbered::Later(at)) => Err(Reserving::NoTurn(budget, instant(at))),
+            Err(error) => {
+                tracing::warn!(%error, limit, "a limit's counter does not answer, trying again");
+                Err(Reserving::Unknown(budget, Instant::now() + RETRY))
+            }
+        }
     }
 
     async fn number(&self, limit: &str, per_minute: NonZeroU32) -> Result<Numbered, PublishError> {

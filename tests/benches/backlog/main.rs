@@ -87,16 +87,17 @@ async fn measure(requests: u64) {
     assert_eq!(republished.load(Ordering::Relaxed), requests, "a response was republished twice");
 
     let peak_mib = machine::peak_mib(pid);
-    let verdict = if peak_mib < ROUTER_MIB_MAX { "kept" } else { "MISSED" };
+    let router_cpu_s = machine::cpu_seconds(pid);
     println!(
         "{} cores, load average {load_average:.1} before, {:.1} after",
         machine::cores(),
         machine::load_average()
     );
     println!(
-        "router: {empty_mib:.0} MiB empty, {queued_mib:.0} MiB with {requests} queued, {peak_mib:.0} MiB at most"
+        "router: {empty_mib:.0} MiB empty, {queued_mib:.0} MiB with {requests} queued, {peak_mib:.0} MiB at most, \
+         {router_cpu_s:.1} s of CPU; nats-server {server_mib:.0} MiB"
     );
-    println!("bar < {ROUTER_MIB_MAX:.0} MiB: {verdict}; nats-server {server_mib:.0} MiB");
+    println!("bar < {ROUTER_MIB_MAX:.0} MiB: {}", report::verdict(peak_mib < ROUTER_MIB_MAX));
     println!(
         "one worker answered all {requests}, each once, in {answered_in:.1} s: {:.0}/s",
         requests as f64 / answered_in
@@ -110,6 +111,7 @@ async fn measure(requests: u64) {
             "router_empty_mib": empty_mib,
             "router_queued_mib": queued_mib,
             "router_peak_mib": peak_mib,
+            "router_cpu_s": router_cpu_s,
             "worker_mib": machine::rss_mib(worker.process().pid()),
             "simulator_mib": machine::rss_mib(provider.pid()),
             "nats_server_mib": server_mib,

@@ -9,6 +9,8 @@
 #![expect(clippy::print_stdout, reason = "the table is what it is for")]
 #![expect(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
 
+#[path = "../support/bar.rs"]
+mod bar;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "this benchmark has a provider and a client of its own")]
 mod support;
@@ -64,7 +66,7 @@ struct Setting {
     client: Client,
     live: Live,
     provider: Provider,
-    _nats: NatsServer,
+    nats: NatsServer,
 }
 
 impl Setting {
@@ -82,7 +84,7 @@ impl Setting {
         }
         let client = Client::connect(&nats.url()).await;
         let live = client.watch(TEAM).await;
-        Self { _running: running, client, live, provider, _nats: nats }
+        Self { _running: running, client, live, provider, nats }
     }
 }
 
@@ -94,10 +96,4 @@ fn requests(count: usize, max_tokens: u64) -> Vec<Request> {
         Request::with_body(&identity, body)
     };
     (0..count).map(request).collect()
-}
-
-/// Prints a bar, and whether it was kept.
-fn bar(what: &str, is_kept: bool) -> bool {
-    println!("  {} {what}", if is_kept { "kept  " } else { "MISSED" });
-    is_kept
 }

@@ -8,7 +8,8 @@ use serde_json::Value;
 use tollgate_tests::provider::Behaviour;
 use tollgate_tests::wait::eventually;
 
-use super::{COST, PATIENCE, Setting, TEAM, bar, requests};
+use super::{COST, PATIENCE, Setting, TEAM, requests};
+use crate::bar::bar;
 
 const STRICT_REQUESTS: usize = 20_000;
 const ESTIMATE_REQUESTS: usize = 3_000;

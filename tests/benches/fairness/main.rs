@@ -10,6 +10,9 @@
 #![expect(clippy::print_stdout, reason = "the table is what it is for")]
 #![expect(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
 
+#[path = "../support/setting.rs"]
+#[expect(dead_code, reason = "it has requests of its own")]
+mod setting;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "this benchmark has a provider and a client of its own")]
 mod support;
@@ -20,15 +23,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use setting::{MODEL, Setting};
 use support::{broker, machine, report};
-use tollgate_tests::client::Client;
-use tollgate_tests::config::Config;
 use tollgate_tests::http;
-use tollgate_tests::money::Price;
-use tollgate_tests::nats::NatsServer;
-use tollgate_tests::provider::Provider;
 use tollgate_tests::request::{Identity, Request};
-use tollgate_tests::roles::{Broker, Role, Running};
+use tollgate_tests::roles::Role;
 use tollgate_tests::wait::eventually;
 
 /// Of these, as of any such names, most share a lane with another.
@@ -42,7 +41,6 @@ const TEN_OF_ONE_LANE: [&str; 10] = [
     "team-39", "team-66", "team-75", "team-88", "team-97", "team-125", "team-136", "team-150", "team-169",
     "team-183",
 ];
-const PRICE: Price = Price { input: 150_000_000, cached_input: 75_000_000, output: 600_000_000 };
 const MAX_IN_FLIGHT: u32 = 16;
 /// How long a call takes: at most 800 a second.
 const LATENCY: Duration = Duration::from_millis(20);
@@ -88,39 +86,8 @@ fn main() -> ExitCode {
     if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// A broker with a provider of its own. Everything ends with it.
-struct Installation {
-    running: Vec<Running>,
-    broker: Broker,
-    client: Client,
-    provider: Provider,
-    _nats: NatsServer,
-}
-
-impl Installation {
-    async fn start(binary: &Path, routers: usize, teams: &BTreeMap<&str, u32>) -> Self {
-        let (nats, provider) = tokio::join!(NatsServer::start(), Provider::start());
-        provider.latency(LATENCY);
-        let config = Config::new().provider("sim", &provider.base_url(), MAX_IN_FLIGHT, &[("m-1", PRICE)]);
-        let config = teams.iter().fold(config.model("small", &["sim/m-1"]), |config, (team, weight)| {
-            config.weighted_team(team, *weight)
-        });
-        let broker = Broker::with_binary(binary, &config, &nats.url());
-        let mut running = Vec::new();
-        for _ in 0..routers {
-            running.push(broker.run(Role::Router).await);
-        }
-        let client = Client::connect(&nats.url()).await;
-        Self { running, broker, client, provider, _nats: nats }
-    }
-
-    async fn work(&mut self) {
-        self.running.push(self.broker.run(Role::Worker).await);
-    }
-}
-
 fn request(team: &str, id: usize) -> Request {
-    Request::chat(&Identity::new(team, "fairness", &id.to_string()), "small", &format!("{team} {id}"))
+    Request::chat(&Identity::new(team, "fairness", &id.to_string()), MODEL, &format!("{team} {id}"))
 }
 
 /// Floods first, then one request of each quiet team, one after the other.
@@ -132,9 +99,9 @@ async fn behind(
     requests: usize,
 ) -> Vec<Wait> {
     let teams = floods.iter().chain(quiet).map(|team| (*team, 1)).collect();
-    let mut installation = Installation::start(binary, routers, &teams).await;
-    installation.work().await;
-    let Installation { client, provider, .. } = &installation;
+    let mut installation = Setting::start(binary, routers, MAX_IN_FLIGHT, LATENCY, &teams).await;
+    installation.run(Role::Worker).await;
+    let Setting { client, provider, .. } = &installation;
     for flood in floods {
         let all: Vec<_> = (0..requests).map(|id| request(flood, id)).collect();
         client.publish_all(&all).await;
@@ -161,9 +128,10 @@ async fn behind(
 /// A `high` request behind a backlog of `low` ones of the same team starts within one call's time and 50 ms.
 async fn urgent(binary: &Path, requests: usize) -> bool {
     const TRIALS: usize = 200;
-    let mut installation = Installation::start(binary, 1, &BTreeMap::from([("research", 1)])).await;
-    installation.work().await;
-    let Installation { client, provider, .. } = &installation;
+    let mut installation =
+        Setting::start(binary, 1, MAX_IN_FLIGHT, LATENCY, &BTreeMap::from([("research", 1)])).await;
+    installation.run(Role::Worker).await;
+    let Setting { client, provider, .. } = &installation;
     let low: Vec<_> = (0..requests).map(|id| request("research", id).priority("low")).collect();
     client.publish_all(&low).await;
     let mut ms = Vec::new();
@@ -189,7 +157,7 @@ async fn urgent(binary: &Path, requests: usize) -> bool {
 /// Ten teams of one lane, filled one after the other, the lightest first.
 async fn weights(binary: &Path, each: usize) -> bool {
     let teams: BTreeMap<&str, u32> = TEN_OF_ONE_LANE.into_iter().zip(1..).collect();
-    let mut installation = Installation::start(binary, 1, &teams).await;
+    let mut installation = Setting::start(binary, 1, MAX_IN_FLIGHT, LATENCY, &teams).await;
     for team in TEN_OF_ONE_LANE {
         let all: Vec<_> = (0..each).map(|id| request(team, id)).collect();
         installation.client.publish_all(&all).await;
@@ -202,7 +170,7 @@ async fn weights(binary: &Path, each: usize) -> bool {
         taken.parse::<f64>().ok().filter(|taken| *taken >= EXPRESS_MIN)
     })
     .await;
-    installation.work().await;
+    installation.run(Role::Worker).await;
     // As long as all wait: the heaviest has a tenth of 55 parts less than all of its own.
     let counted = each / 10 * 55 * 9 / 10;
     eventually(Duration::from_secs(600), "the calls that are counted", async || {

@@ -9,6 +9,8 @@
 #![expect(clippy::print_stdout, reason = "the table is what it is for")]
 #![expect(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
 
+#[path = "../support/bar.rs"]
+mod bar;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "this benchmark has a provider and a client of its own")]
 mod support;
@@ -18,9 +20,7 @@ mod rolling;
 
 use std::process::ExitCode;
 
-use futures_util::FutureExt;
 use support::{broker, machine};
-use tollgate_tests::wait::eventually;
 
 fn main() -> ExitCode {
     let wanted: Vec<String> =
@@ -38,23 +38,6 @@ fn main() -> ExitCode {
     }
     println!("load average {:.1} after", machine::load_average());
     if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Publishes until it is acknowledged; a server that does not do that for a minute ends the bench.
-async fn publish(client: tollgate_tests::client::Client, request: tollgate_tests::request::Request) {
-    // Owned by each look, so that a task can have it.
-    let (client, request) = (client.clone(), request.clone());
-    let look = move || {
-        let (client, request) = (client.clone(), request.clone());
-        async move { client.try_publish(&request).await.ok() }.boxed()
-    };
-    eventually(std::time::Duration::from_secs(60), "a request to be stored", look).await;
-}
-
-/// Prints a bar, and whether it was kept.
-fn bar(what: &str, is_kept: bool) -> bool {
-    println!("  {} {what}", if is_kept { "kept  " } else { "MISSED" });
-    is_kept
 }
 
 /// The value below which this part of all is.

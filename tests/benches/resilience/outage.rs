@@ -12,7 +12,8 @@ use tollgate_tests::request::{Identity, Request};
 use tollgate_tests::roles::{Broker, Role, Running};
 use tollgate_tests::wait::eventually;
 
-use super::{bar, publish, quantile};
+use super::quantile;
+use crate::bar::bar;
 
 const WAITING: usize = 20_000;
 const IN_FLIGHT: u32 = 64;
@@ -75,7 +76,7 @@ async fn live_load(bench: &Bench, group: &str) -> (f64, u64) {
         let key = format!("{group}-{n}");
         n += 1;
         let request = Request::chat(&Identity::new("live", group, &key), "live", &key).priority("high");
-        sent.spawn(publish(bench.client.clone(), request));
+        sent.spawn(bench.client.clone().publish_owned(request));
     }
     sent.join_all().await;
     let all = || bench.live.all().into_iter().filter(|stored| stored.subject.contains(group));

@@ -11,7 +11,8 @@ use tollgate_tests::provider::{Behaviour, Provider};
 use tollgate_tests::request::{Identity, Request};
 use tollgate_tests::roles::{Broker, Role};
 
-use super::{bar, publish, quantile};
+use super::quantile;
+use crate::bar::bar;
 
 const PER_SECOND: u64 = 200;
 const SECONDS: u64 = 60;
@@ -44,7 +45,7 @@ pub(super) async fn measure(binary: &Path) -> bool {
                 ticks.tick().await;
                 let identity = Identity::new(TEAM, "load", &format!("r{n}"));
                 let request = Request::chat(&identity, "small", &format!("rolling {n}"));
-                sent.spawn(publish(client.clone(), request));
+                sent.spawn(client.clone().publish_owned(request));
             }
             sent.join_all().await;
         }

@@ -15,3 +15,8 @@ pub(crate) fn write(name: &str, value: &Value) -> PathBuf {
     std::fs::write(&path, text + "\n").expect("the result can be written");
     path
 }
+
+/// How it is said whether a bar was kept.
+pub(crate) fn verdict(is_kept: bool) -> &'static str {
+    if is_kept { "kept" } else { "MISSED" }
+}

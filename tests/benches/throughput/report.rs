@@ -180,7 +180,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 fn verdict(kept: bool, bar: &str) -> String {
-    format!("{bar}: {}", if kept { "kept" } else { "MISSED" })
+    format!("{bar}: {}", crate::support::report::verdict(kept))
 }
 
 fn list(values: &[f64], digits: usize) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tollgate_bus::retry::Patience;
 use tollgate_policy::budget::Budget;
-use tollgate_policy::pace::{Asking, Numbered};
+use tollgate_policy::pace::{self, Asking, Numbered};
 use tollgate_protocol::Timestamp;
 use tollgate_protocol::job::Target;
 
@@ -20,30 +20,43 @@ const RETRY: Duration = Duration::from_millis(200);
 impl Work<'_> {
     /// Waits for the turn of a call under all limits of its account. `false`: the worker stops, or the deadline has come.
     pub(super) async fn wait_for_turn(&self, target: &Target) -> bool {
-        let (team, meta) = (self.job.identity.team.as_str(), &self.job.meta);
-        let budgets = self.context.settings.hot.borrow().budgets.clone();
-        for limit in
-            budgets.0.iter().filter(|limit| limit.is_for_call(team, meta, &target.provider, &target.model))
-        {
-            if !self.wait_for_number(limit).await {
-                return false;
-            }
-        }
-        // Last: what the provider said is left is this process's own to share out.
+        // What the provider said is left is this process's own to share out. First, because a number does not keep.
         let now = tollgate_bus::now();
         let at = self.shop.quota_turn(now);
-        at <= now || self.sleep_until(at).await
+        if at > now && !self.sleep_until(at).await {
+            return false;
+        }
+        let (team, meta) = (self.job.identity.team.as_str(), &self.job.meta);
+        let budgets = self.context.settings.hot.borrow().budgets.clone();
+        let of_it = |limit: &&Budget| limit.is_for_call(team, meta, &target.provider, &target.model);
+        let limits: Vec<_> = budgets.0.iter().filter(of_it).map(|limit| (limit, per_minute(limit))).collect();
+        let mut turns = vec![None; limits.len()];
+        // A number can become void while one waits for that of another limit.
+        while turns.iter().any(Option::is_none) {
+            for ((limit, per_minute), turn) in limits.iter().zip(&mut turns) {
+                if turn.is_some() {
+                    continue;
+                }
+                let Some(at) = self.wait_for_number(limit, *per_minute).await else { return false };
+                *turn = Some(at);
+            }
+            let now = tollgate_bus::now();
+            for ((_, per_minute), turn) in limits.iter().zip(&mut turns) {
+                *turn = turn.filter(|at| !pace::is_void(*per_minute, *at, now));
+            }
+        }
+        true
     }
 
-    async fn wait_for_number(&self, limit: &Budget) -> bool {
-        let per_minute = u32::try_from(limit.limit).ok().and_then(NonZeroU32::new);
-        let mut asking = Asking::new(per_minute.unwrap_or(NonZeroU32::MAX));
+    /// The time of a number, when it has come.
+    async fn wait_for_number(&self, limit: &Budget, per_minute: NonZeroU32) -> Option<Timestamp> {
+        let mut asking = Asking::new(per_minute);
         loop {
             let add = asking.next(tollgate_bus::now());
             let id = add.id.as_deref();
             let added = self.context.bus.add_numbers(&limit.name, &add.cell, add.amount, id, PATIENCE).await;
             let later = match added.map(|number| asking.heard(number, tollgate_bus::now())) {
-                Ok(Some(Numbered::At(at))) => return self.sleep_until(at).await,
+                Ok(Some(Numbered::At(at))) => return self.sleep_until(at).await.then_some(at),
                 Ok(Some(Numbered::Later(at))) => at,
                 Ok(None) => continue,
                 Err(error) => {
@@ -52,9 +65,9 @@ impl Work<'_> {
                 }
             };
             if !self.sleep_until(later).await {
-                return false;
+                return None;
             }
-            asking = Asking::new(per_minute.unwrap_or(NonZeroU32::MAX));
+            asking = Asking::new(per_minute);
         }
     }
 
@@ -67,4 +80,8 @@ impl Work<'_> {
         }
         at < self.job.deadline
     }
+}
+
+fn per_minute(limit: &Budget) -> NonZeroU32 {
+    u32::try_from(limit.limit).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
 }
