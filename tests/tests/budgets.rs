@@ -5,4 +5,5 @@ pub(crate) mod counter;
 pub(crate) mod hard;
 mod kinds;
 mod limits;
+mod loops;
 mod reconcile;

@@ -118,6 +118,7 @@ fn of_limit(limit: &Budget) -> Vec<(&'static str, String)> {
         Measure::Tokens => "tokens_per_minute",
         Measure::InFlight => "in_flight",
         Measure::Rate => "requests_per_minute",
+        Measure::Repeats => "same_body_per_minute",
     };
     let on_limit = if limit.when_spent == WhenSpent::Reject { "reject" } else { "wait" };
     vec![("scope", scope(&limit.scope)), (key, limit.limit.to_string()), ("on_limit", on_limit.to_owned())]

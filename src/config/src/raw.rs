@@ -87,6 +87,9 @@ section! {
         tokens_per_minute: Optional<Whole<1, 1_000_000_000_000>>,
         /// Requests that may be under way at a time.
         in_flight: Optional<Whole<1, 1_000_000>>,
+        /// Requests with the same body from the same caller that may begin in a minute of the clock; more are held, and an event
+        /// tells of it.
+        same_body_per_minute: Optional<Whole<1, 1_000_000>>,
         /// What becomes of a request that finds no room: "wait" or "reject".
         on_limit: Optional<OnLimit>,
     }

@@ -45,7 +45,7 @@ pub struct Scope {
 
 impl Scope {
     /// Whether it is for requests of this team with these labels, whatever is called.
-    fn has(&self, team: &str, meta: &Meta) -> bool {
+    pub(crate) fn has(&self, team: &str, meta: &Meta) -> bool {
         let is = |wanted: &Option<String>, found: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| found == Some(wanted))
         };
@@ -153,6 +153,8 @@ pub enum Measure {
     InFlight,
     /// How many begin in a minute: a limit. They are numbered, and nothing is settled.
     Rate,
+    /// How many with the same body begin in a minute: a limit, see [`crate::repeats`]. They are numbered, too.
+    Repeats,
 }
 
 impl Measure {
@@ -162,7 +164,7 @@ impl Measure {
             Self::Money => Some(Unit::NanoUsd),
             Self::Tokens => Some(Unit::Tokens),
             Self::InFlight => Some(Unit::InFlight),
-            Self::Rate => None,
+            Self::Rate | Self::Repeats => None,
         }
     }
 }
@@ -202,14 +204,19 @@ pub struct Window {
 }
 
 impl Budget {
-    /// Whether routers see to it. What a provider's account takes in a minute is seen to by its workers, call by call.
+    /// Whether a request has to have room in it when it is dispatched. What a provider's account takes in a minute is seen
+    /// to by its workers, call by call; equal bodies are counted before anything else.
     pub fn is_for_admission(&self) -> bool {
-        self.measure != Measure::Rate || self.scope.provider.is_none()
+        !self.is_for_calls() && self.measure != Measure::Repeats
+    }
+
+    fn is_for_calls(&self) -> bool {
+        self.measure == Measure::Rate && self.scope.provider.is_some()
     }
 
     /// Whether a worker sees to it when it calls this model for such a request.
     pub fn is_for_call(&self, team: &str, meta: &Meta, provider: &str, model: &str) -> bool {
-        !self.is_for_admission() && self.scope.has(team, meta) && self.scope.has_target(provider, model)
+        self.is_for_calls() && self.scope.has(team, meta) && self.scope.has_target(provider, model)
     }
 
     /// An amount of it, as text.
@@ -219,6 +226,7 @@ impl Budget {
             Measure::Tokens => format!("{amount} tokens"),
             Measure::InFlight => format!("{amount} in flight"),
             Measure::Rate => format!("{amount} requests"),
+            Measure::Repeats => format!("{amount} requests with the same body"),
         }
     }
 

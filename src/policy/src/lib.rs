@@ -23,6 +23,7 @@ pub mod order;
 pub mod outputs;
 pub mod pace;
 pub mod quota;
+pub mod repeats;
 pub mod retention;
 pub mod retry;
 pub mod retry_budget;

@@ -24,6 +24,8 @@ pub enum Kind {
     Dead,
     /// An identity was used again for another body, which was not run.
     DuplicateId,
+    /// More requests with the same body came in a minute than a limit allows: this is the first that waits.
+    Repeated,
 }
 
 impl Kind {
@@ -37,6 +39,7 @@ impl Kind {
             Self::Held => "held",
             Self::Dead => "dead",
             Self::DuplicateId => "duplicate_id",
+            Self::Repeated => "repeated",
         }
     }
 }

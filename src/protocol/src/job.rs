@@ -115,6 +115,9 @@ pub struct Job {
     pub model_at: (usize, usize),
     /// The endpoint's own JSON; empty if it is elsewhere.
     pub body: Bytes,
+    /// Digest of the body, if equal bodies are counted: it is the same wherever the body is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_digest: Option<Digest>,
     /// Where the body is, if it is too large to be carried along.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_ref: Option<BodyRef>,

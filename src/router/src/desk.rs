@@ -2,6 +2,7 @@
 
 mod close;
 mod configured;
+mod repeated;
 mod used;
 
 use std::sync::Arc;
@@ -13,7 +14,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tollgate_bus::blob::INLINE_BYTES_MAX;
 use tollgate_bus::heartbeat::Heartbeats;
 use tollgate_bus::pull::Held;
 use tollgate_policy::answer::End;
@@ -23,6 +23,7 @@ use tollgate_policy::hot::Hot;
 use tollgate_policy::inputs::Inputs;
 use tollgate_policy::order::{Place, Queue};
 use tollgate_policy::outputs::Outputs;
+use tollgate_policy::repeats::Repeats;
 use tollgate_policy::route::Route;
 use tollgate_policy::served::Served;
 use tollgate_protocol::Identity;
@@ -50,7 +51,9 @@ const INTAKE_MAX: usize = 64;
 enum Done {
     /// A dispatch ended.
     Dispatched(Dispatched),
-    /// A due message is to be ordered.
+    /// A due message is to be looked at like one that has just come.
+    Woken(Box<(Holding, Job)>),
+    /// A message is to be ordered.
     Due(Box<(Holding, Job)>),
     /// Its target is decided.
     Decided(Box<(Holding, Job)>),
@@ -85,6 +88,7 @@ pub(crate) struct Desk {
     served: Served,
     inputs: Inputs,
     outputs: Outputs,
+    repeats: Repeats,
     in_flight: usize,
     /// Seconds since the start.
     ticks: u64,
@@ -108,6 +112,7 @@ impl Desk {
             served: Served::default(),
             inputs: Inputs::default(),
             outputs: Outputs::default(),
+            repeats: Repeats::default(),
             in_flight: 0,
             ticks: 0,
             tasks,
@@ -222,33 +227,16 @@ impl Desk {
             let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
             self.tasks.spawn(async move {
                 if let Some(due) = context.due(message).await {
-                    let _ = done.send(Done::Due(Box::new(due)));
+                    let _ = done.send(Done::Woken(Box::new(due)));
                 }
             });
             return;
         }
         match intake::take_request(&self.context, &self.hot, &message) {
-            Ok(job) if job.body.len() > INLINE_BYTES_MAX => {
-                let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
-                self.tasks.spawn(async move {
-                    if let Some(lighter) = context.put_aside(message, job).await {
-                        let _ = done.send(Done::Due(Box::new(lighter)));
-                    }
-                });
-            }
-            Ok(job) => self.choose(message, job),
+            Ok(job) => self.come(message, job),
             Err(NotTaken::NotBefore(job, time)) => {
                 let context = Arc::clone(&self.context);
-                self.tasks.spawn(async move {
-                    let is_large = job.body.len() > INLINE_BYTES_MAX;
-                    let lighter = match is_large {
-                        true => context.put_aside(message, *job).await,
-                        false => Some((message, *job)),
-                    };
-                    if let Some((message, job)) = lighter {
-                        context.wait_until(message, &job, time).await;
-                    }
-                });
+                self.tasks.spawn(async move { context.wait_until(message, *job, time).await });
             }
             Err(NotTaken::Rejected(head, problem)) => {
                 let context = Arc::clone(&self.context);
@@ -364,6 +352,7 @@ impl Desk {
     fn note(&mut self, done: Done) {
         let Dispatched { mut place, hot, seen, left } = match done {
             Done::Dispatched(dispatched) => dispatched,
+            Done::Woken(woken) => return self.come(woken.0, woken.1),
             Done::Due(due) => return self.choose(due.0, due.1),
             Done::Decided(decided) => {
                 let (message, mut job) = *decided;

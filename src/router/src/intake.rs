@@ -146,6 +146,7 @@ fn admit(hot: &Hot, request: Request) -> Result<Job, (Box<Head>, Problem)> {
         media_bytes: input.media_bytes,
         model_at: facts.model_at,
         body: Bytes::from(body.as_str().to_owned()),
+        body_digest: None,
         body_ref: None,
     })
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tollgate_bus::blob::INLINE_BYTES_MAX;
 use tollgate_policy::claim::Stop;
 use tollgate_protocol::job::Job;
 use tollgate_telemetry as telemetry;
@@ -36,8 +37,11 @@ impl Context {
         }
     }
 
-    /// Its body is put aside, so that only its place is carried along.
+    /// A large body is put aside, so that only its place is carried along.
     pub(crate) async fn put_aside(&self, message: Holding, mut job: Job) -> Option<(Holding, Job)> {
+        if job.body.len() <= INLINE_BYTES_MAX {
+            return Some((message, job));
+        }
         match self.bus.put_aside(&mut job).await {
             Ok(()) => Some((message, job)),
             Err(error) => {
@@ -49,8 +53,9 @@ impl Context {
     }
 
     /// It may not be called before `time`.
-    pub(crate) async fn wait_until(&self, message: Holding, job: &Job, time: tollgate_protocol::Timestamp) {
-        match self.bus.park(job, &message.source, time.min(job.deadline)).await {
+    pub(crate) async fn wait_until(&self, message: Holding, job: Job, time: tollgate_protocol::Timestamp) {
+        let Some((message, job)) = self.put_aside(message, job).await else { return };
+        match self.bus.park(&job, &message.source, time.min(job.deadline)).await {
             Ok(()) => {
                 telemetry::count_handover(telemetry::Next::Park);
                 tollgate_bus::point("router.park.stored");

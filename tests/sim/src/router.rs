@@ -118,6 +118,7 @@ fn job(request: &Request, message: &Held) -> Job {
         output_tokens_max: request.output_tokens_max,
         model_at: (0, 0),
         body: vec![b'x'; request.body_bytes].into(),
+        body_digest: None,
         body_ref: None,
         input_tokens: None,
         media: 0,

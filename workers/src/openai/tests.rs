@@ -36,6 +36,7 @@ fn job(body: &str) -> Job {
         output_tokens_max: None,
         model_at: (start, start + "\"small\"".len()),
         body: Bytes::copy_from_slice(body.as_bytes()),
+        body_digest: None,
         body_ref: None,
     }
 }

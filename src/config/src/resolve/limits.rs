@@ -13,7 +13,7 @@ use crate::raw;
 use crate::read::At;
 use crate::report::Findings;
 
-/// Each of the three limits that an entry can have is one of its own.
+/// Each of the limits that an entry can have is one of its own.
 pub(super) fn resolve(
     file: &raw::File,
     teams: &Teams,
@@ -52,13 +52,22 @@ fn of_entry(
         ("requests", Measure::Rate, entry.requests_per_minute.given().map(|limit| limit.value.get())),
         ("tokens", Measure::Tokens, entry.tokens_per_minute.given().map(|limit| limit.value.get())),
         ("in-flight", Measure::InFlight, entry.in_flight.given().map(|limit| limit.value.get())),
+        ("same-body", Measure::Repeats, entry.same_body_per_minute.given().map(|limit| limit.value.get())),
     ];
     let has_broken = matches!(entry.requests_per_minute, crate::read::Optional::Broken)
         || matches!(entry.tokens_per_minute, crate::read::Optional::Broken)
-        || matches!(entry.in_flight, crate::read::Optional::Broken);
+        || matches!(entry.in_flight, crate::read::Optional::Broken)
+        || matches!(entry.same_body_per_minute, crate::read::Optional::Broken);
     if !has_broken && given.iter().all(|(_, _, limit)| limit.is_none()) {
-        let message = "expected one of requests_per_minute, tokens_per_minute, in_flight, found none";
+        let message = "expected one of requests_per_minute, tokens_per_minute, in_flight, same_body_per_minute, found none";
         findings.problem(&entry.place, message);
+    }
+    if let Some(same_body) = entry.same_body_per_minute.given()
+        && (scope.provider.is_some() || scope.model.is_some())
+    {
+        let message =
+            "equal bodies are counted before anything is called: name no provider and no model in its scope";
+        findings.problem(&same_body.place, message);
     }
     let when_spent = match entry.on_limit.given().map(|on_limit| on_limit.value) {
         Some(OnLimit::Reject) => WhenSpent::Reject,

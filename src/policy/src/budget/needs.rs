@@ -58,7 +58,7 @@ impl Needs {
             let amount = match budget.measure {
                 Measure::Money => dearest(budget.reserve).0,
                 Measure::Tokens => longest(),
-                Measure::InFlight | Measure::Rate => 1,
+                Measure::InFlight | Measure::Rate | Measure::Repeats => 1,
             };
             Some(Need { budget: *index, amount })
         };

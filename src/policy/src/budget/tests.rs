@@ -89,6 +89,7 @@ pub(crate) fn job(targets: Vec<Target>) -> Job {
         media_bytes: 0,
         model_at: (0, 0),
         body: Vec::new().into(),
+        body_digest: None,
         body_ref: None,
     }
 }

@@ -263,6 +263,7 @@ pub(super) fn job() -> impl Strategy<Value = Job> {
                 media_bytes: numbers.2,
                 rejects_on_limit: false,
                 model_at: (numbers.2, body.len()),
+                body_digest: numbers.3.map(|number| Digest::of(&number.to_be_bytes())),
                 body_ref: numbers.3.map(|_| BodyRef { object: "object".into(), bytes: body.len() }),
                 body: body.into(),
             }

@@ -34,7 +34,9 @@ impl Desk {
                     again.0.hand_back(Duration::ZERO).await;
                 }
                 Done::Dispatched(_) => {}
-                Done::Due(due) | Done::Decided(due) => due.0.hand_back(Duration::ZERO).await,
+                Done::Woken(due) | Done::Due(due) | Done::Decided(due) => {
+                    due.0.hand_back(Duration::ZERO).await
+                }
             }
         }
         for (_, item) in self.queue.take_out(|_| true) {

@@ -112,8 +112,16 @@ fn schemas_of_asyncapi_list_what_the_types_list() {
         let priorities = list(&format!("/channels/{channel}/parameters/priority/enum"));
         assert_eq!(priorities, Priority::ALL.map(Priority::as_str));
     }
-    let kinds =
-        [Kind::Retried, Kind::FellBack, Kind::Lost, Kind::Parked, Kind::Held, Kind::Dead, Kind::DuplicateId];
+    let kinds = [
+        Kind::Retried,
+        Kind::FellBack,
+        Kind::Lost,
+        Kind::Parked,
+        Kind::Held,
+        Kind::Dead,
+        Kind::DuplicateId,
+        Kind::Repeated,
+    ];
     let of_providers = [
         ProviderKind::ProviderDown,
         ProviderKind::ProviderUp,
