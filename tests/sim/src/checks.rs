@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use tollgate_model::{Ack, Micros, Server};
-use tollgate_policy::budget::{Per, Reserve};
+use tollgate_policy::budget::{Measure, Per, Reserve};
 use tollgate_protocol::budget::{Counter, EntryKind};
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::record::{Entry, Next};
@@ -266,13 +266,13 @@ impl Checks {
         }
     }
 
-    /// A provider is called. `running`: the calls of the provider that are under way, this one among them.
+    /// A provider is called. `running`: the calls that are under way, this one among them, and whose they are.
     pub fn called(
         &mut self,
         job: &Job,
         attempt: u32,
         target: &Target,
-        running: &[(Identity, u32)],
+        running: &[(Identity, u32, String)],
         now: Timestamp,
     ) {
         let (identity, now) = (&job.identity, crate::world::micros(now));
@@ -296,15 +296,33 @@ impl Checks {
             // A process that was stopped between its claim and its call; it is checked that this is rare and counted.
             return;
         }
-        let is_current = |(identity, attempt): &&(Identity, u32)| {
+        let is_current = |(identity, attempt, _): &&(Identity, u32, String)| {
             let stage = self.stages.get(identity).map(|(stage, ..)| stage);
             !self.answered.contains_key(identity)
                 && matches!(stage, Some(Stage::Claimed(of)) if of == attempt)
         };
-        let current = running.iter().filter(is_current).count();
+        let current: Vec<_> = running.iter().filter(is_current).collect();
+        self.in_flight(&current);
+        let current = current.iter().filter(|(.., provider)| *provider == target.provider).count();
         let most = self.plan.provider(&target.provider).map_or(0, |of| of.max_in_flight as usize);
         if current > most {
             self.broken(format!("{}: {current} calls at a time, of {most}", target.provider));
+        }
+    }
+
+    /// No more are in flight than a limit of that says, among those that are still to be answered.
+    fn in_flight(&mut self, running: &[&(Identity, u32, String)]) {
+        for budget in self.plan.budgets.0.iter().filter(|budget| budget.measure == Measure::InFlight) {
+            let is_of_it = |(identity, attempt, _): &&&(Identity, u32, String)| {
+                self.called.iter().any(|((of, _, number), call)| {
+                    of == identity && number == attempt && end::is_for_call(budget, identity, call)
+                })
+            };
+            let requests: BTreeSet<&Identity> = running.iter().filter(is_of_it).map(|(of, ..)| of).collect();
+            if i64::try_from(requests.len()).unwrap_or(i64::MAX) > budget.limit {
+                let (name, limit) = (&budget.name, budget.limit);
+                self.broken.push(format!("{name}: {requests:?} in flight, of {limit}"));
+            }
         }
     }
 
@@ -313,7 +331,8 @@ impl Checks {
         let mut broken = Vec::new();
         for budget in self.plan.budgets.0.iter() {
             // Where windows turn it is the reservation's that counts, which is not seen from here.
-            if budget.reserve != Reserve::Strict || budget.per != Per::Total {
+            let is_strict = budget.reserve == Reserve::Strict && budget.per == Per::Total;
+            if budget.measure != Measure::Money || !is_strict {
                 continue;
             }
             let of_events =

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use tollgate_policy::budget::Budgets;
+use tollgate_policy::budget::{Budgets, Measure};
 use tollgate_protocol::budget::{Counter, Entry, EntryKind, OpenAnswer, OpenQuestion, Unit};
 use tollgate_protocol::usage::{Kind, UsageEvent};
 
@@ -172,7 +172,12 @@ impl Ledger {
                 }
                 let known = costs.get(&event.counted_id()).map(|(kind, _)| *kind);
                 if known.is_none() || known == Some(Kind::Lost) && event.kind == Kind::Attempt {
-                    costs.insert(event.counted_id(), (event.kind, event.cost_nano_usd.0));
+                    let amount = match budget.measure {
+                        Measure::Money => event.cost_nano_usd.0,
+                        Measure::Tokens => i64::try_from(event.usage.total_tokens()).unwrap_or(i64::MAX),
+                        Measure::InFlight | Measure::Rate | Measure::Repeats => 0,
+                    };
+                    costs.insert(event.counted_id(), (event.kind, amount));
                 }
             }
             let amount = costs.values().map(|(_, cost)| *cost).sum();

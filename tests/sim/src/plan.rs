@@ -286,6 +286,25 @@ fn budgets(rng: &mut Rng, teams: &BTreeMap<String, u32>) -> Budgets {
             3 => scope.provider = Some("alpha".to_owned()),
             _ => scope.user = Some("u0".to_owned()),
         }
+        // Limits are budgets in another unit. A request has some tens of tokens.
+        let limit = match rng.of(0..10) {
+            0 | 1 => Some((Measure::InFlight, rng.of(1..5), Per::Total, Reserve::Strict)),
+            2 => Some((Measure::Tokens, rng.pick(&[300, 3_000]), Per::Minute, Reserve::Estimate)),
+            _ => None,
+        };
+        if let Some((measure, limit, per, reserve)) = limit {
+            return Budget {
+                name: format!("l{number}"),
+                scope,
+                measure,
+                limit: i64::try_from(limit).unwrap_or(1),
+                per,
+                timezone: Tz::UTC,
+                when_spent: WhenSpent::Hold,
+                reserve,
+                alerts: Vec::new(),
+            };
+        }
         Budget {
             name: format!("b{number}"),
             scope,

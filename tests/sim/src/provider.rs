@@ -81,10 +81,10 @@ impl Provider {
         Drawn { call, takes, result }
     }
 
-    /// The calls of a provider that are under way.
-    pub fn running(&self, provider: &str) -> Vec<(Identity, u32)> {
-        let running = self.calls.values().filter(|call| call.is_running && call.target.provider == provider);
-        running.map(|call| (call.identity.clone(), call.attempt)).collect()
+    /// The calls that are under way, and whose they are.
+    pub fn running(&self) -> Vec<(Identity, u32, String)> {
+        let running = self.calls.values().filter(|call| call.is_running);
+        running.map(|call| (call.identity.clone(), call.attempt, call.target.provider.clone())).collect()
     }
 
     /// It is over, for the provider.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tollgate_policy::budget::Budget;
+use tollgate_policy::budget::{Budget, Measure};
 use tollgate_protocol::Identity;
 use tollgate_protocol::response::Status;
 use tollgate_protocol::usage::{Kind, UsageEvent};
@@ -131,14 +131,18 @@ impl Checks {
         }
     }
 
-    /// What stands in the counters of a budget is what the calls that it is for cost.
+    /// What stands in the counters of a budget or limit is what the calls that it is for cost or used; in flight is none.
     fn money(&self, world: &World, broken: &mut Vec<String>) {
         for budget in self.plan.budgets.0.iter() {
             let cost: i64 = self
                 .usage
                 .values()
                 .filter(|event| event.kind != Kind::Unpaid && is_for(budget, event))
-                .map(|event| event.cost_nano_usd.0)
+                .map(|event| match budget.measure {
+                    Measure::Money => event.cost_nano_usd.0,
+                    Measure::Tokens => tokens(event),
+                    Measure::InFlight | Measure::Rate | Measure::Repeats => 0,
+                })
                 .sum();
             let of_it = self.counters.iter().filter(|(counter, _)| counter.budget == budget.name);
             let total: i64 = of_it.map(|(_, total)| *total).sum();
@@ -164,6 +168,10 @@ impl Checks {
             }
         }
     }
+}
+
+fn tokens(event: &UsageEvent) -> i64 {
+    i64::try_from(event.usage.input_tokens + event.usage.output_tokens).unwrap_or(i64::MAX)
 }
 
 /// Written anew, so that a mistake in the scopes of the policy is not made here too.

@@ -74,6 +74,9 @@ async fn publish_entry(
     id: &str,
 ) -> Result<Ack, NotStored> {
     let subject = subjects().budget(counter);
+    let budget = process.world.plan.budgets.named(&counter.budget);
+    let unit = budget.and_then(|budget| budget.measure.unit()).unwrap_or(entry.unit);
+    let entry = Entry { unit, ..entry };
     let publish =
         Publish { increment: Some(amount), ..Publish::new(&*subject, Body::Entry(entry.into())).id(id) };
     process.publish(publish, NORMAL).await
@@ -87,6 +90,7 @@ async fn total(process: &Proc, counter: &Counter) -> Result<Option<i64>, NotStor
 
 fn entry(kind: EntryKind, identity: &Identity, attempt: u32, tried: &str) -> Entry {
     Entry {
+        // That of its counter, once it is added.
         unit: Unit::NanoUsd,
         takes: None,
         corrects: None,

@@ -195,7 +195,7 @@ impl Work {
             self.worker.retries.borrow_mut().entry(target.provider.clone()).or_default().deposit(started_at);
         }
         let drawn = world.provider.borrow_mut().begin(world, &self.job, target, number);
-        let running = world.provider.borrow().running(&target.provider);
+        let running = world.provider.borrow().running();
         world.checks.borrow_mut().called(&self.job, number, target, &running, timestamp(world.exec.now()));
         let connection = Connection::open(world, &drawn);
         let left = 1_000 * (millis_between(started_at, self.job.deadline) + 1);
