@@ -129,6 +129,14 @@ pub fn is_void(per_minute: NonZeroU32, at: Timestamp, now: Timestamp) -> bool {
     now - at > Cell::at(per_minute, at).late()
 }
 
+/// How many numbers a process holds at a time: what begins in a short while. With more of them ahead of itself it could be
+/// late for some, and others would wait for it.
+pub fn held_max(per_minute: NonZeroU32) -> u32 {
+    const SHORT_MS: u64 = 50;
+    let begin = u64::from(per_minute.get()) * SHORT_MS / (u64::from(MINUTE_SECONDS) * 1_000);
+    u32::try_from(begin).unwrap_or(u32::MAX).max(1)
+}
+
 /// What asking for a number comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Numbered {

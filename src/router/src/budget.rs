@@ -62,8 +62,8 @@ pub(crate) enum Reserving {
     Wait(usize, Instant),
     /// Of this budget it is not known; it is tried again then.
     Unknown(usize, Instant),
-    /// Under this limit its turn comes later, and what is reserved for it is kept; it is tried again then.
-    Turn(usize, Instant),
+    /// Its turn comes later, and what is reserved for it is kept; it is tried again then.
+    Turn(Instant),
     /// This limit has no turn left before then.
     NoTurn(usize, Instant),
     /// This budget is spent; so much of it.

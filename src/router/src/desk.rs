@@ -378,10 +378,12 @@ impl Desk {
             }
             Left::Item(mut item) => {
                 self.served.forget(&item.identity);
-                if item.reserved.is_some() {
+                if let Seen::Turn(until) = seen {
+                    item.place.gate.budgets = vec![self.gates.turn(&place, until)];
+                } else if item.reserved.is_some() {
                     // It has what it needs, and must not wait behind those that have not; but for its turn.
-                    let budgets = &item.hot.budgets;
-                    item.place.gate.budgets.retain(|budget| budgets.is_rate(*budget));
+                    let (all, budgets) = (item.needs.budgets.iter().copied(), &item.hot.budgets);
+                    item.place.gate.budgets = all.filter(|budget| budgets.is_rate(*budget)).collect();
                 }
                 self.queue.put_back(item.place.clone(), item);
             }

@@ -66,9 +66,7 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
     }
     match reserving {
         Reserving::Done => {}
-        Reserving::Turn(budget, until) => {
-            return done(Seen::NoRoom(budget, until), Left::Item(item));
-        }
+        Reserving::Turn(until) => return done(Seen::Turn(until), Left::Item(item)),
         Reserving::NoTurn(budget, until) => {
             telemetry::count_budget_wait(of(budget).map_or("", |budget| &budget.name));
             return done(Seen::NoRoom(budget, until), Left::Item(item));

@@ -1,9 +1,12 @@
 //! Which providers take work now, and which budgets have room, as far as this router knows. Learnt from refusals.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 
 use tokio::time::{Duration, Instant};
+use tollgate_policy::budget::{Budget, Budgets};
 use tollgate_policy::order::{self, Place};
+use tollgate_policy::pace::held_max;
 use tollgate_protocol::Priority;
 
 /// Publishes in flight to one subject, at most.
@@ -15,6 +18,8 @@ const WINDOW_FIRST: u32 = 16;
 const RETRY_FULL: Duration = Duration::from_millis(10);
 /// How soon a subject is tried again that nobody takes messages for.
 const RETRY_BROKEN: Duration = Duration::from_secs(1);
+/// Numbers from here on are not of budgets, but of single requests that wait for their turn.
+const TURNS_FROM: usize = usize::MAX / 2;
 
 /// How a dispatch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub(crate) enum Seen {
     Broken,
     /// It was not tried: this budget has no room, until then at least.
     NoRoom(usize, Instant),
+    /// It was not tried: its turn comes then, and it has everything else.
+    Turn(Instant),
     /// It was not tried, for a reason of its own.
     NotTried,
 }
@@ -66,6 +73,11 @@ impl Gate {
 pub(crate) struct Gates {
     providers: HashMap<(String, Priority), Gate>,
     budgets: HashMap<usize, Gate>,
+    /// Limits of requests per minute: how many numbers may be held at a time.
+    paces: HashMap<usize, u32>,
+    /// Requests that wait for their turn: until when, and the limits that they hold a number of.
+    turns: HashMap<usize, (Instant, Vec<usize>)>,
+    next_turn: usize,
 }
 
 impl Gates {
@@ -85,14 +97,20 @@ impl Gates {
 
     /// Whether this one may be.
     pub(crate) fn has_room_in(&self, budget: usize) -> bool {
+        if budget >= TURNS_FROM {
+            return !self.turns.contains_key(&budget);
+        }
         self.budgets.get(&budget).is_none_or(Gate::is_open)
     }
 
     /// A message goes there.
     pub(crate) fn sent(&mut self, place: &Place) {
         self.provider(place).in_flight += 1;
-        for budget in &place.gate.budgets {
-            self.budgets.entry(*budget).or_default().in_flight += 1;
+        for budget in budgets_of(place) {
+            let most = self.most(budget);
+            let gate = self.budgets.entry(budget).or_default();
+            gate.window = gate.window.min(most);
+            gate.in_flight += 1;
         }
     }
 
@@ -104,18 +122,36 @@ impl Gates {
             Seen::Taken => gate.grow(WINDOW_MAX),
             Seen::Full => gate.close(gate.window / 2, now + RETRY_FULL),
             Seen::Broken => gate.close(1, now + RETRY_BROKEN),
-            Seen::NoRoom(..) | Seen::NotTried => {}
+            Seen::NoRoom(..) | Seen::Turn(_) | Seen::NotTried => {}
         }
-        for budget in &place.gate.budgets {
-            let gate = self.budgets.entry(*budget).or_default();
+        for budget in budgets_of(place) {
+            // It keeps its number, and so its place among those that hold one, until its turn.
+            if matches!(seen, Seen::Turn(_)) && self.paces.contains_key(&budget) {
+                continue;
+            }
+            let most = self.most(budget);
+            let gate = self.budgets.entry(budget).or_default();
             gate.in_flight = gate.in_flight.saturating_sub(1);
             match seen {
-                Seen::NoRoom(full, until) if full == *budget => gate.close(gate.window / 2, until),
+                Seen::NoRoom(full, until) if full == budget => gate.close(gate.window / 2, until),
                 // The others were not asked, or have taken it back.
                 Seen::NoRoom(..) => {}
-                Seen::Taken | Seen::Full | Seen::Broken | Seen::NotTried => gate.grow(ROOM_WINDOW_MAX),
+                Seen::Taken | Seen::Full | Seen::Broken | Seen::Turn(_) | Seen::NotTried => gate.grow(most),
             }
         }
+    }
+
+    /// A gate for one request alone, which opens when its turn comes; it is the only one that the request waits for.
+    pub(crate) fn turn(&mut self, place: &Place, until: Instant) -> usize {
+        let paces = budgets_of(place).filter(|budget| self.paces.contains_key(budget)).collect();
+        self.next_turn = (self.next_turn + 1) % (usize::MAX - TURNS_FROM);
+        let gate = TURNS_FROM + self.next_turn;
+        self.turns.insert(gate, (until, paces));
+        gate
+    }
+
+    fn most(&self, budget: usize) -> u32 {
+        self.paces.get(&budget).copied().unwrap_or(ROOM_WINDOW_MAX)
     }
 
     /// A worker of the provider has a free place.
@@ -139,14 +175,33 @@ impl Gates {
         self.budgets.values_mut().for_each(|gate| gate.closed_until = None);
     }
 
-    /// Other budgets are in force: nothing is known of them.
-    pub(crate) fn forget_budgets(&mut self) {
+    /// These budgets are in force, and nothing is known of them.
+    pub(crate) fn in_force(&mut self, budgets: &Budgets) {
         self.budgets.clear();
+        self.turns.clear();
+        let paces = budgets.0.iter().enumerate().filter(|(index, _)| budgets.is_rate(*index));
+        let held = |limit: &Budget| u32::try_from(limit.limit).ok().and_then(NonZeroU32::new);
+        self.paces = paces
+            .map(|(index, limit)| {
+                (index, held_max(held(limit).unwrap_or(NonZeroU32::MAX)).min(ROOM_WINDOW_MAX))
+            })
+            .collect();
     }
 
     /// Opens the gates whose time has come, and says when the next one is due.
     pub(crate) fn reopen(&mut self, now: Instant) -> Option<Instant> {
         let mut next: Option<Instant> = None;
+        let due: Vec<usize> =
+            self.turns.iter().filter(|(_, (until, _))| *until <= now).map(|(turn, _)| *turn).collect();
+        for (_, paces) in due.iter().filter_map(|turn| self.turns.remove(turn)) {
+            for pace in paces {
+                let gate = self.budgets.entry(pace).or_default();
+                gate.in_flight = gate.in_flight.saturating_sub(1);
+            }
+        }
+        for (until, _) in self.turns.values() {
+            next = Some(next.map_or(*until, |next| next.min(*until)));
+        }
         for gate in self.providers.values_mut().chain(self.budgets.values_mut()) {
             match gate.closed_until {
                 Some(until) if until <= now => gate.closed_until = None,
@@ -163,9 +218,15 @@ impl Gates {
     }
 }
 
+/// Its budgets; a gate of its own is none.
+fn budgets_of(place: &Place) -> impl Iterator<Item = usize> + '_ {
+    place.gate.budgets.iter().copied().filter(|budget| *budget < TURNS_FROM)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
+
+    use tollgate_policy::budget::{Measure, Per, Reserve, Scope, Tz, WhenSpent};
 
     use super::*;
 
@@ -228,5 +289,56 @@ mod tests {
         assert_eq!(gates.reopen(now), Some(now + RETRY_BROKEN));
         gates.settled(3);
         assert!(gates.has_room(&[3, 4]));
+    }
+
+    fn paced(per_minute: i64) -> Gates {
+        let budget = Budget {
+            name: "paced".into(),
+            measure: Measure::Rate,
+            scope: Scope::default(),
+            limit: per_minute,
+            per: Per::Minute,
+            timezone: Tz::UTC,
+            when_spent: WhenSpent::Hold,
+            reserve: Reserve::Strict,
+            alerts: Vec::new(),
+        };
+        let mut gates = Gates::default();
+        gates.in_force(&Budgets([budget].into()));
+        gates
+    }
+
+    #[test]
+    fn who_waits_for_its_turn_has_a_gate_of_its_own_and_keeps_its_place_among_those_with_a_number() {
+        let (mut gates, now, mut first, other) = (paced(600), Instant::now(), place(&[0]), place(&[0]));
+        gates.sent(&first);
+        assert!(!gates.has_room(&other.gate.budgets), "one number at a time, of a slow limit");
+        let until = now + Duration::from_millis(300);
+        gates.seen(&first, Seen::Turn(until), now);
+        first.gate.budgets = vec![gates.turn(&first, until)];
+        assert!(!gates.has_room(&first.gate.budgets) && !gates.has_room(&other.gate.budgets));
+        assert_eq!(gates.reopen(now), Some(until));
+        assert_eq!(gates.reopen(until), None);
+        assert!(gates.has_room(&first.gate.budgets) && gates.has_room(&other.gate.budgets));
+        gates.sent(&first);
+        gates.seen(&first, Seen::Taken, until);
+        assert!(gates.has_room(&other.gate.budgets));
+    }
+
+    #[test]
+    fn of_a_fast_limit_several_numbers_are_held_and_each_waits_for_itself() {
+        let (mut gates, now, paced) = (paced(6_000), Instant::now(), place(&[0]));
+        let waits = [40, 10, 30, 20].map(|ms| {
+            assert!(gates.has_room(&[0]));
+            gates.sent(&paced);
+            let until = now + Duration::from_millis(ms);
+            gates.seen(&paced, Seen::Turn(until), now);
+            (gates.turn(&paced, until), until)
+        });
+        let second = waits[1];
+        assert_eq!(gates.reopen(now), Some(second.1));
+        gates.reopen(second.1);
+        let open = waits.map(|(gate, _)| gates.has_room(&[gate]));
+        assert_eq!(open, [false, true, false, false]);
     }
 }

@@ -45,7 +45,7 @@ impl Context {
                     Err(reserving) => return reserving,
                 };
                 if at > Instant::now() + NEAR {
-                    return Reserving::Turn(*budget, at);
+                    return Reserving::Turn(at);
                 }
                 tokio::time::sleep_until(at).await;
             }
@@ -59,8 +59,7 @@ impl Context {
             }
         }
         // Too slow for its numbers, again and again: others have their chance first.
-        let budget = limits.first().map_or(0, |(budget, ..)| *budget);
-        Reserving::Turn(budget, Instant::now() + RETRY)
+        Reserving::Turn(Instant::now() + RETRY)
     }
 
     /// When its turn is under one limit: by the number that it has, or by one that is asked for.

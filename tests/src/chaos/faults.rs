@@ -28,6 +28,9 @@ pub const POINTS: &[(&str, Role, u64)] = &[
     ("worker.lost", Role::Worker, 1),
 ];
 
+/// Those that only few requests come by.
+const RARE: [&str; 3] = ["worker.ended", "worker.handed_over", "worker.lost"];
+
 /// What goes wrong.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
@@ -113,7 +116,9 @@ impl Fault {
             deck.extend([Self::Kill(role), Self::Stop(role, stop(rng)), Self::Restart(role)]);
         }
         for (name, role, often) in POINTS {
-            for is_stop in [false, true] {
+            // Where few requests come by, a process is often waited for in vain.
+            let times = if RARE.contains(name) { 2 } else { 1 };
+            for is_stop in [false, true].repeat(times) {
                 deck.push(Self::Point(name, *role, rng.between(1, *often), is_stop));
             }
         }

@@ -15,7 +15,7 @@ impl Desk {
         self.hot = hot;
         self.load_vocabularies();
         // They have other numbers now, and other limits.
-        self.gates.forget_budgets();
+        self.gates.in_force(&self.hot.budgets);
         let hot = Arc::clone(&self.hot);
         for (_, item) in self.queue.take_out(|item| !stays(item, &hot)) {
             self.let_go(item);
