@@ -1,7 +1,7 @@
 //! Requests of a minute: when the next one may begin.
 //!
-//! A minute has as many slots as the limit allows, at equal distances. Time is cut into cells of whole seconds with whole
-//! numbers of slots, and each cell has a counter that the server keeps. Whoever wants to begin adds one and gets a number:
+//! A minute has as many slots as the limit allows, at equal distances. Time is cut into cells of some slots each,
+//! and each cell has a counter that the server keeps. Whoever wants to begin adds one and gets a number:
 //! that slot of the cell is his alone, across any number of processes. Whose slot has come begins; whose slot lies ahead
 //! waits for it; a number beyond the cell's slots is nobody's, and one asks again in the next cell. Slots that went by
 //! unused are skipped before one is taken, so idleness earns nothing. And a number is void once its slot is nearly over:
@@ -18,27 +18,30 @@ use std::num::NonZeroU32;
 use chrono::{DateTime, TimeDelta};
 use tollgate_protocol::Timestamp;
 
-const MINUTE_SECONDS: u32 = 60;
-/// Lengths of cells, in seconds: all that a minute is a multiple of.
-const LENGTHS: [u32; 12] = [1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60];
-/// A cell has so many slots, if the limit has: skipping and asking again cost less the fewer cells there are.
+const MINUTE_MICROS: i64 = 60_000_000;
+/// A cell has so many slots, or those of a minute if these are fewer.
 const SLOTS_MIN: u32 = 10;
+/// It is at least so long: several times what a slow server takes for an answer, and not so long that it would matter if
+/// some who skip at once skip too much.
+const SECONDS_MIN: u32 = 4;
 
 /// However short its slot is, a number is good for this long: nobody is quicker.
 const LATE_MIN: TimeDelta = TimeDelta::milliseconds(20);
 /// A number is void this long before the next slot begins, or half a slot: whoever looks at it then begins a little later.
 const MARGIN_MAX: TimeDelta = TimeDelta::milliseconds(100);
 
+/// Whoever skips within the same moment, or slot, does it under the same id.
+const MOMENT: TimeDelta = TimeDelta::milliseconds(100);
+
 /// Adds before one gives up on a cell: others may be skipping the same slots.
 const ADDS_MAX: u32 = 4;
 
-/// A cell: a time with a whole number of slots.
+/// A cell: a time with a whole number of slots. Slots are counted from 1970 on, so that all agree on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cell {
-    /// When it begins.
-    pub start: Timestamp,
-    /// How long it is, in seconds.
-    seconds: u32,
+    per_minute: NonZeroU32,
+    /// Its first slot.
+    first: i64,
     /// How many may begin in it.
     slots: u32,
 }
@@ -58,51 +61,46 @@ pub enum Turn {
 impl Cell {
     /// The cell that `now` is in, with so many requests a minute.
     pub fn at(per_minute: NonZeroU32, now: Timestamp) -> Self {
-        let per_minute = per_minute.get();
-        let slots = |seconds: &u32| u64::from(per_minute) * u64::from(*seconds);
-        let is_whole = |seconds: &&u32| {
-            slots(seconds).is_multiple_of(u64::from(MINUTE_SECONDS))
-                && slots(seconds) >= u64::from(SLOTS_MIN * MINUTE_SECONDS)
-        };
-        let seconds = LENGTHS.iter().find(is_whole).copied().unwrap_or(MINUTE_SECONDS);
-        let start = now.timestamp() - now.timestamp().rem_euclid(i64::from(seconds));
-        Self {
-            start: DateTime::from_timestamp(start, 0).unwrap_or(now),
-            seconds,
-            slots: u32::try_from(slots(&seconds) / u64::from(MINUTE_SECONDS)).unwrap_or(u32::MAX),
-        }
+        let slots = per_minute.get().div_ceil(60 / SECONDS_MIN).max(SLOTS_MIN.min(per_minute.get()));
+        let slot =
+            i128::from(now.timestamp_micros()) * i128::from(per_minute.get()) / i128::from(MINUTE_MICROS);
+        let slot = i64::try_from(slot).unwrap_or(i64::MAX);
+        Self { per_minute, first: slot - slot.rem_euclid(i64::from(slots)), slots }
     }
 
-    /// How it is named in a subject: the second it begins in.
+    /// How it is named in a subject: the number of its first slot. A limit that is changed has other cells.
     pub fn name(&self) -> String {
-        self.start.timestamp().to_string()
+        format!("{}-{}", self.per_minute, self.first)
     }
 
     /// When it ends.
     pub fn end(&self) -> Timestamp {
-        self.start + TimeDelta::seconds(i64::from(self.seconds))
+        self.slot(i64::from(self.slots))
     }
 
     /// What a number of it is worth: 1 is the first.
-    pub fn turn(&self, number: i64, now: Timestamp) -> Turn {
+    ///
+    /// `travel` is how long the answer was on its way: what is skipped to must be good when the next one is here.
+    pub fn turn(&self, number: i64, now: Timestamp, travel: TimeDelta) -> Turn {
         let index = number.saturating_sub(1);
         let current = self.current(now);
         if index.max(current) >= i64::from(self.slots) {
             return Turn::Next(self.end());
         }
         if index < current {
-            return Turn::Skip(current - index);
+            let then = self.current(now + travel * 2).min(i64::from(self.slots));
+            return Turn::Skip((then - index).max(1));
         }
         Turn::At(self.slot(index))
     }
 
-    /// The first slot that is not void now, from 0.
-    fn current(&self, now: Timestamp) -> i64 {
-        let since = now - self.late() - self.start;
-        let into = since.num_microseconds().unwrap_or(i64::MAX).max(0);
-        let length = i128::from(self.seconds) * 1_000_000;
-        let current = (i128::from(into) * i128::from(self.slots) + length - 1) / length;
-        i64::try_from(current).unwrap_or(i64::MAX)
+    /// The first slot that is not void then, from 0.
+    fn current(&self, then: Timestamp) -> i64 {
+        let since = i128::from((then - self.late()).timestamp_micros()) * i128::from(self.per_minute.get());
+        let current = since.div_euclid(i128::from(MINUTE_MICROS)) + 1;
+        let is_exact = since.rem_euclid(i128::from(MINUTE_MICROS)) == 0;
+        let current = current - i128::from(is_exact) - i128::from(self.first);
+        i64::try_from(current.max(0)).unwrap_or(i64::MAX)
     }
 
     /// How long a number is good for, from the beginning of its slot.
@@ -112,15 +110,16 @@ impl Cell {
     }
 
     fn slot_length(&self) -> TimeDelta {
-        TimeDelta::microseconds(i64::from(self.seconds) * 1_000_000 / i64::from(self.slots) + 1)
+        TimeDelta::microseconds(MINUTE_MICROS / i64::from(self.per_minute.get()) + 1)
     }
 
     fn slot(&self, index: i64) -> Timestamp {
-        let length = i64::from(self.seconds) * 1_000_000;
+        let number = i128::from(self.first) + i128::from(index);
+        let per_minute = i128::from(self.per_minute.get());
         // Rounded up: no slot begins before its time.
-        let into =
-            (i128::from(index) * i128::from(length) + i128::from(self.slots) - 1) / i128::from(self.slots);
-        self.start + TimeDelta::microseconds(i64::try_from(into).unwrap_or(length))
+        let micros = (number * i128::from(MINUTE_MICROS) + per_minute - 1).div_euclid(per_minute);
+        DateTime::from_timestamp_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+            .unwrap_or(DateTime::UNIX_EPOCH)
     }
 }
 
@@ -133,7 +132,7 @@ pub fn is_void(per_minute: NonZeroU32, at: Timestamp, now: Timestamp) -> bool {
 /// late for some, and others would wait for it.
 pub fn held_max(per_minute: NonZeroU32) -> u32 {
     const SHORT_MS: u64 = 50;
-    let begin = u64::from(per_minute.get()) * SHORT_MS / (u64::from(MINUTE_SECONDS) * 1_000);
+    let begin = u64::from(per_minute.get()) * SHORT_MS / 60_000;
     u32::try_from(begin).unwrap_or(u32::MAX).max(1)
 }
 
@@ -162,6 +161,7 @@ pub struct Add {
 pub struct Asking {
     per_minute: NonZeroU32,
     cell: Option<Cell>,
+    asked_at: Timestamp,
     skip: Option<i64>,
     adds: u32,
 }
@@ -169,7 +169,7 @@ pub struct Asking {
 impl Asking {
     /// Under a limit of so many requests per minute.
     pub fn new(per_minute: NonZeroU32) -> Self {
-        Self { per_minute, cell: None, skip: None, adds: 0 }
+        Self { per_minute, cell: None, asked_at: DateTime::UNIX_EPOCH, skip: None, adds: 0 }
     }
 
     /// What is to be added now.
@@ -177,9 +177,13 @@ impl Asking {
         let cell = Cell::at(self.per_minute, now);
         let is_same = self.cell.replace(cell) == Some(cell);
         self.adds += 1;
+        self.asked_at = now;
         match self.skip.take().filter(|_| is_same) {
             Some(amount) => {
-                let id = format!("skip/{}/{}/{}", self.per_minute, cell.name(), cell.current(now));
+                // Those who see the same within a moment do it once.
+                let moment =
+                    now.timestamp_micros() / cell.slot_length().max(MOMENT).num_microseconds().unwrap_or(1);
+                let id = format!("skip/{}/{moment}", cell.name());
                 Add { cell: cell.name(), amount, id: Some(id) }
             }
             None => Add { cell: cell.name(), amount: 1, id: None },
@@ -190,13 +194,16 @@ impl Asking {
     /// added.
     pub fn heard(&mut self, number: Option<i64>, now: Timestamp) -> Option<Numbered> {
         let cell = self.cell?;
-        match number.map(|number| cell.turn(number, now)) {
+        let travel = (now - self.asked_at).max(TimeDelta::zero());
+        match number.map(|number| cell.turn(number, now, travel)) {
             Some(Turn::At(at)) => return Some(Numbered::At(at)),
-            Some(Turn::Next(at)) => return Some(Numbered::Later(at)),
+            Some(Turn::Next(at)) if at > now => return Some(Numbered::Later(at)),
+            // Meanwhile it has ended.
+            Some(Turn::Next(_)) => {}
             Some(Turn::Skip(count)) => self.skip = Some(count),
             None => {}
         }
-        (self.adds >= ADDS_MAX).then(|| Numbered::Later(cell.end().min(now + cell.slot_length())))
+        (self.adds >= ADDS_MAX).then(|| Numbered::Later(now + cell.slot_length().min(MOMENT)))
     }
 }
 

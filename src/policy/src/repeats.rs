@@ -21,6 +21,8 @@ const REMEMBERED_MAX: usize = 65_536;
 /// The latest minute that one is put off to: there it is counted again.
 const AHEAD_MAX: i64 = 10;
 const MINUTE_SECONDS: i64 = 60;
+/// How far clocks may be apart.
+const CLOCKS_SECONDS: i64 = 2;
 
 /// The bodies that a router has seen in this minute.
 #[derive(Debug, Default)]
@@ -76,12 +78,8 @@ impl Repeats {
             if !of.is_for_repeats(job.identity.team.as_str(), &job.meta) {
                 continue;
             }
-            let body = match job.body_digest {
-                Some(digest) => digest,
-                // It is elsewhere, from a time when there was no such limit.
-                None if job.body.is_empty() => return Vec::new(),
-                None => *job.body_digest.insert(Digest::of(&job.body)),
-            };
+            // It is elsewhere, from a time when there was no such limit.
+            let Some(body) = body_of(job) else { return Vec::new() };
             let (team, caller) = (job.identity.team.as_str(), caller(job).unwrap_or_default());
             let of_caller = Digest::of(format!("{}\0{team}\0{caller}\0{body}", of.name).as_bytes());
             let request = request_hash(&job.identity);
@@ -116,10 +114,25 @@ impl Count {
         let ahead = 1 + ((over - 1) / limit.limit.max(1)).min(AHEAD_MAX - 1);
         let begins = DateTime::from_timestamp(self.minute * MINUTE_SECONDS, 0)?;
         Some(TooMany {
-            until: begins + TimeDelta::minutes(ahead),
+            // By any clock of ours it is that minute then.
+            until: begins + TimeDelta::minutes(ahead) + TimeDelta::seconds(CLOCKS_SECONDS),
             is_first: total - self.amount <= limit.limit,
         })
     }
+}
+
+/// Notes the digest of a body, before that is put elsewhere, if equal bodies are counted.
+pub fn note_body(budgets: &Budgets, job: &mut Job) {
+    if budgets.0.iter().any(|limit| limit.is_for_repeats(job.identity.team.as_str(), &job.meta)) {
+        body_of(job);
+    }
+}
+
+fn body_of(job: &mut Job) -> Option<Digest> {
+    if job.body_digest.is_none() && !job.body.is_empty() {
+        job.body_digest = Some(Digest::of(&job.body));
+    }
+    job.body_digest
 }
 
 /// Who asks: its key, or who it says it asks for.

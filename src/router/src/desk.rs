@@ -23,7 +23,7 @@ use tollgate_policy::hot::Hot;
 use tollgate_policy::inputs::Inputs;
 use tollgate_policy::order::{Place, Queue};
 use tollgate_policy::outputs::Outputs;
-use tollgate_policy::repeats::Repeats;
+use tollgate_policy::repeats::{self, Repeats};
 use tollgate_policy::route::Route;
 use tollgate_policy::served::Served;
 use tollgate_protocol::Identity;
@@ -234,7 +234,9 @@ impl Desk {
         }
         match intake::take_request(&self.context, &self.hot, &message) {
             Ok(job) => self.come(message, job),
-            Err(NotTaken::NotBefore(job, time)) => {
+            Err(NotTaken::NotBefore(mut job, time)) => {
+                // Then its body may be elsewhere.
+                repeats::note_body(&self.hot.budgets, &mut job);
                 let context = Arc::clone(&self.context);
                 self.tasks.spawn(async move { context.wait_until(message, *job, time).await });
             }
@@ -379,7 +381,7 @@ impl Desk {
             Left::Item(mut item) => {
                 self.served.forget(&item.identity);
                 if let Seen::Turn(until) = seen {
-                    item.place.gate.budgets = vec![self.gates.turn(&place, until)];
+                    item.place.gate.budgets = vec![self.gates.turn(&place, &item.needs.budgets, until)];
                 } else if item.reserved.is_some() {
                     // It has what it needs, and must not wait behind those that have not; but for its turn.
                     let (all, budgets) = (item.needs.budgets.iter().copied(), &item.hot.budgets);

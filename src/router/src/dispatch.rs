@@ -80,6 +80,9 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
             // What fills the budget may be reserved for a request that nobody has in hand, because others like this one
             // fill all hands: its router died. A message that is handed back makes way for it.
             let identity = item.identity.clone();
+            if let Some(held) = item.reserved.take() {
+                context.take_back(&identity, item.attempt, held).await;
+            }
             item.message.hand_back(WAIT_ELSEWHERE).await;
             return done(Seen::NoRoom(budget, until), Left::Unserved(identity));
         }

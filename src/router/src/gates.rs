@@ -103,6 +103,11 @@ impl Gates {
         self.budgets.get(&budget).is_none_or(Gate::is_open)
     }
 
+    /// Whether it waits for its own turn.
+    pub(crate) fn waits_for_turn(&self, place: &Place) -> bool {
+        place.gate.budgets.iter().any(|gate| self.turns.contains_key(gate))
+    }
+
     /// A message goes there.
     pub(crate) fn sent(&mut self, place: &Place) {
         self.provider(place).in_flight += 1;
@@ -142,8 +147,14 @@ impl Gates {
     }
 
     /// A gate for one request alone, which opens when its turn comes; it is the only one that the request waits for.
-    pub(crate) fn turn(&mut self, place: &Place, until: Instant) -> usize {
-        let paces = budgets_of(place).filter(|budget| self.paces.contains_key(budget)).collect();
+    ///
+    /// `budgets` are all that the request needs; those of `place` are counted among the numbers that are held.
+    pub(crate) fn turn(&mut self, place: &Place, budgets: &[usize], until: Instant) -> usize {
+        let paces: Vec<_> =
+            budgets.iter().copied().filter(|budget| self.paces.contains_key(budget)).collect();
+        for pace in paces.iter().filter(|pace| !place.gate.budgets.contains(pace)) {
+            self.budgets.entry(*pace).or_default().in_flight += 1;
+        }
         self.next_turn = (self.next_turn + 1) % (usize::MAX - TURNS_FROM);
         let gate = TURNS_FROM + self.next_turn;
         self.turns.insert(gate, (until, paces));
@@ -315,7 +326,7 @@ mod tests {
         assert!(!gates.has_room(&other.gate.budgets), "one number at a time, of a slow limit");
         let until = now + Duration::from_millis(300);
         gates.seen(&first, Seen::Turn(until), now);
-        first.gate.budgets = vec![gates.turn(&first, until)];
+        first.gate.budgets = vec![gates.turn(&first, &[0], until)];
         assert!(!gates.has_room(&first.gate.budgets) && !gates.has_room(&other.gate.budgets));
         assert_eq!(gates.reopen(now), Some(until));
         assert_eq!(gates.reopen(until), None);
@@ -333,7 +344,7 @@ mod tests {
             gates.sent(&paced);
             let until = now + Duration::from_millis(ms);
             gates.seen(&paced, Seen::Turn(until), now);
-            (gates.turn(&paced, until), until)
+            (gates.turn(&paced, &[0], until), until)
         });
         let second = waits[1];
         assert_eq!(gates.reopen(now), Some(second.1));

@@ -36,7 +36,9 @@ impl Context {
             let per_minute = u32::try_from(limit.limit).ok().and_then(NonZeroU32::new);
             Some((need.budget, limit.name.as_str(), per_minute.unwrap_or(NonZeroU32::MAX)))
         });
-        let limits: Vec<_> = limits.collect();
+        let mut limits: Vec<_> = limits.collect();
+        // The slow ones first: their numbers are good for longer.
+        limits.sort_by_key(|(.., per_minute)| *per_minute);
         // A number can become void while one waits for that of another limit.
         for _ in 0..ROUNDS_MAX {
             for (budget, name, per_minute) in &limits {

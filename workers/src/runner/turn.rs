@@ -29,7 +29,10 @@ impl Work<'_> {
         let (team, meta) = (self.job.identity.team.as_str(), &self.job.meta);
         let budgets = self.context.settings.hot.borrow().budgets.clone();
         let of_it = |limit: &&Budget| limit.is_for_call(team, meta, &target.provider, &target.model);
-        let limits: Vec<_> = budgets.0.iter().filter(of_it).map(|limit| (limit, per_minute(limit))).collect();
+        let mut limits: Vec<_> =
+            budgets.0.iter().filter(of_it).map(|limit| (limit, per_minute(limit))).collect();
+        // The slow ones first: their numbers are good for longer.
+        limits.sort_by_key(|(_, per_minute)| *per_minute);
         let mut turns = vec![None; limits.len()];
         // A number can become void while one waits for that of another limit.
         while turns.iter().any(Option::is_none) {

@@ -13,37 +13,73 @@ fn rate(per_minute: u32) -> NonZeroU32 {
 }
 
 #[test]
-fn cells_are_short_and_have_whole_numbers_of_slots() {
-    for (per_minute, seconds, slots) in [
-        (1, 60, 1),
-        (7, 60, 7),
-        (10, 60, 10),
-        (60, 10, 10),
-        (90, 10, 15),
-        (600, 1, 10),
-        (601, 60, 601),
-        (60_000, 1, 1_000),
+fn cells_have_whole_numbers_of_slots_and_follow_each_other() {
+    for (per_minute, slots, ms) in [
+        (1, 1, 60_000),
+        (7, 7, 60_000),
+        (60, 10, 10_000),
+        (90, 10, 6_666),
+        (600, 40, 4_000),
+        (601, 41, 4_093),
+        (60_000, 4_000, 4_000),
+        (10_000_000, 666_667, 4_000),
     ] {
         let cell = Cell::at(rate(per_minute), time(61_001));
-        assert_eq!((cell.seconds, cell.slots), (seconds, slots), "{per_minute} a minute");
-        assert!(cell.start <= time(61_001) && time(61_001) < cell.end());
+        assert_eq!(cell.slots, slots, "{per_minute} a minute");
+        assert_eq!((cell.end() - cell.slot(0)).num_milliseconds(), ms, "{per_minute} a minute");
+        assert!(cell.slot(0) <= time(61_001) && time(61_001) < cell.end());
+        let next = Cell::at(rate(per_minute), cell.end());
+        assert_eq!((next.first, next.slot(0)), (cell.first + i64::from(slots), cell.end()));
     }
 }
 
 #[test]
 fn numbers_are_slots() {
     let cell = Cell::at(rate(600), time(0));
-    assert_eq!(cell.turn(1, time(0)), Turn::At(time(0)));
-    assert_eq!(cell.turn(2, time(0)), Turn::At(time(100)));
-    assert_eq!(cell.turn(10, time(0)), Turn::At(time(900)));
-    assert_eq!(cell.turn(11, time(0)), Turn::Next(time(1_000)));
+    let turn = |number, ms| cell.turn(number, time(ms), TimeDelta::zero());
+    assert_eq!(turn(1, 0), Turn::At(time(0)));
+    assert_eq!(turn(2, 0), Turn::At(time(100)));
+    assert_eq!(turn(40, 0), Turn::At(time(3_900)));
+    assert_eq!(turn(41, 0), Turn::Next(time(4_000)));
     // The slot that is now is still to be had for half of it; those before it are not.
-    assert_eq!(cell.turn(4, time(350)), Turn::At(time(300)));
-    assert_eq!(cell.turn(4, time(351)), Turn::Skip(1));
-    assert_eq!(cell.turn(1, time(950)), Turn::Skip(9));
+    assert_eq!(turn(4, 350), Turn::At(time(300)));
+    assert_eq!(turn(4, 351), Turn::Skip(1));
+    assert_eq!(turn(1, 950), Turn::Skip(9));
     // Nothing is left of this cell.
-    assert_eq!(cell.turn(10, time(951)), Turn::Next(time(1_000)));
-    assert_eq!(cell.turn(11, time(999)), Turn::Next(time(1_000)));
+    assert_eq!(turn(40, 3_951), Turn::Next(time(4_000)));
+    assert_eq!(turn(41, 3_999), Turn::Next(time(4_000)));
+    // What is skipped to is still good when the next answer is here.
+    assert_eq!(cell.turn(1, time(950), TimeDelta::milliseconds(200)), Turn::Skip(13));
+    assert_eq!(cell.turn(1, time(3_900), TimeDelta::milliseconds(200)), Turn::Skip(40));
+}
+
+/// However slow the server is, in proportion: one alone under an idle limit begins soon.
+#[test]
+fn one_alone_begins_soon() {
+    for per_minute in [1, 7, 60, 600, 601, 6_000, 60_001, 10_000_000] {
+        for travel_ms in [0, 3, 30, 150, 400] {
+            for start_ms in (0..60_000).step_by(1_234) {
+                let mut counters = HashMap::<String, i64>::new();
+                let (mut asking, mut now) = (Asking::new(rate(per_minute)), time(start_ms));
+                let begins = loop {
+                    let Add { cell, amount, .. } = asking.next(now);
+                    let total = counters.entry(cell).or_default();
+                    *total += amount;
+                    now += TimeDelta::milliseconds(travel_ms);
+                    match asking.heard(Some(*total), now) {
+                        Some(Numbered::At(at)) => break at.max(now),
+                        Some(Numbered::Later(at)) => {
+                            (asking, now) = (Asking::new(rate(per_minute)), at.max(now))
+                        }
+                        None => {}
+                    }
+                };
+                let soon = 60_000 / i64::from(per_minute) + 8 * travel_ms + 60;
+                let took = (begins - time(start_ms)).num_milliseconds();
+                assert!(took <= soon, "{per_minute} a minute, {travel_ms} ms, from {start_ms}: {took} ms");
+            }
+        }
+    }
 }
 
 #[test]
@@ -59,7 +95,7 @@ fn a_number_is_good_until_the_next_slot_is_near() {
 }
 
 /// Several processes that ask as fast as they may, their steps in turn; some die with a number in hand, and some are slow:
-/// by so many milliseconds, each time.
+/// by so many milliseconds, each time. An answer takes some time, too.
 fn admitted(per_minute: u32, start_ms: i64, asks: &[(u64, bool, i64)]) -> Vec<Timestamp> {
     let mut counters = HashMap::<String, i64>::new();
     let mut ids = HashSet::new();
@@ -80,6 +116,7 @@ fn admitted(per_minute: u32, start_ms: i64, asks: &[(u64, bool, i64)]) -> Vec<Ti
         while !both.is_empty() {
             both.retain_mut(|(asking, at, dies, slow)| {
                 let number = add(asking.next(*at));
+                *at += TimeDelta::milliseconds(*slow % 40);
                 match asking.heard(number, *at) {
                     None => true,
                     Some(Numbered::Later(later)) => {
