@@ -9,7 +9,7 @@
 //!
 //! So of all that begin no two share a slot, and each begins after its slot does and before the next: in any window of a
 //! minute there begin at most as many as the limit allows, and one more. (Proof: those of a window of length `W` have their
-//! slots in a time shorter than `W` and one slot.) Where slots are shorter than [`LATE_MIN`], what that has slots for comes
+//! slots in a time shorter than `W` and one slot.) Where slots are shorter than 20 ms, what 20 ms have slots for comes
 //! on top. This is the generic cell rate algorithm (ITU-T I.371) with a tolerance of one slot, with the theoretical arrival
 //! time in a shared counter. A process that dies with a number wastes a slot; nothing has to be given back.
 
