@@ -22,8 +22,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bar::Parts;
 use serde_json::json;
-use support::{broker, machine};
 use tollgate_tests::client::{Client, Live};
 use tollgate_tests::config::Config;
 use tollgate_tests::money::Price;
@@ -39,24 +39,11 @@ const COST: i64 = 100_000;
 const PATIENCE: Duration = Duration::from_secs(900);
 
 fn main() -> ExitCode {
-    let wanted: Vec<String> =
-        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime can be built");
-    let binary = broker::binary();
-    let mut kept = true;
-    println!("{} cores, load average {:.1}", machine::cores(), machine::load_average());
-    if is_wanted("strict") {
-        kept &= runtime.block_on(spending::strict(&binary));
-    }
-    if is_wanted("estimate") {
-        kept &= runtime.block_on(spending::estimate(&binary));
-    }
-    if is_wanted("rate") {
-        kept &= runtime.block_on(rate::measure(&binary));
-    }
-    println!("load average {:.1} after", machine::load_average());
-    if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let mut parts = Parts::begin();
+    parts.part("strict", spending::strict);
+    parts.part("estimate", spending::estimate);
+    parts.part("rate", rate::measure);
+    parts.end()
 }
 
 /// A broker with four routers, its provider, and a client that sees the team's answers.

@@ -20,24 +20,13 @@ mod rolling;
 
 use std::process::ExitCode;
 
-use support::{broker, machine};
+use bar::Parts;
 
 fn main() -> ExitCode {
-    let wanted: Vec<String> =
-        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime can be built");
-    let binary = broker::binary();
-    let mut kept = true;
-    println!("{} cores, load average {:.1}", machine::cores(), machine::load_average());
-    if is_wanted("rolling") {
-        kept &= runtime.block_on(rolling::measure(&binary));
-    }
-    if is_wanted("outage") {
-        kept &= runtime.block_on(outage::measure(&binary));
-    }
-    println!("load average {:.1} after", machine::load_average());
-    if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let mut parts = Parts::begin();
+    parts.part("rolling", rolling::measure);
+    parts.part("outage", outage::measure);
+    parts.end()
 }
 
 /// The value below which this part of all is.

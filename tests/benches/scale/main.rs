@@ -24,25 +24,15 @@ mod trace;
 
 use std::process::ExitCode;
 
-use support::{broker, machine};
+use bar::Parts;
 
 fn main() -> ExitCode {
-    let wanted: Vec<String> =
-        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime can be built");
-    let binary = broker::binary();
-    let mut kept = true;
-    println!("{} cores, load average {:.1}", machine::cores(), machine::load_average());
-    if is_wanted("trace") {
-        runtime.block_on(trace::measure(&binary));
-    }
-    if is_wanted("teams") {
-        kept &= runtime.block_on(teams::measure(&binary));
-    }
-    if is_wanted("million") {
-        kept &= runtime.block_on(million::measure(&binary));
-    }
-    println!("load average {:.1} after", machine::load_average());
-    if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let mut parts = Parts::begin();
+    parts.part("trace", async |binary| {
+        trace::measure(binary).await;
+        true
+    });
+    parts.part("teams", teams::measure);
+    parts.part("million", million::measure);
+    parts.end()
 }

@@ -92,17 +92,17 @@ pub(crate) async fn measure(binary: &Path) -> bool {
 
 /// Publishes those with a deadline, and says how many seconds after it each of them was answered.
 async fn expired(setting: &Setting, names: &[String]) -> Vec<f64> {
-    let ended = stream::iter(0..EXPIRING).map(|n| async move {
-        let (request, _) = request(&names[n % TEAMS], "expiring", n);
-        let request = request.priority("low").field("ttl_ms", TTL_MS);
-        setting.client.publish(&request).await;
-        tokio::time::sleep(Duration::from_millis(TTL_MS)).await;
+    let requests: Vec<_> = (0..EXPIRING)
+        .map(|n| request(&names[n % TEAMS], "expiring", n).0.priority("low").field("ttl_ms", TTL_MS))
+        .collect();
+    setting.client.publish_all(&requests).await;
+    let mut late = Vec::new();
+    for request in &requests {
         let response = setting.client.await_response(&request.identity, PATIENCE).await.value();
         assert_eq!(response["status"], "expired", "{response}");
         let ms = response["timing"]["total_ms"].as_f64().expect("a response says how long it took");
-        (ms - TTL_MS as f64) / 1_000.0
-    });
-    let mut late: Vec<f64> = ended.buffer_unordered(EXPIRING).collect().await;
+        late.push((ms - TTL_MS as f64) / 1_000.0);
+    }
     late.sort_by(f64::total_cmp);
     late
 }
