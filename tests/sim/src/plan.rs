@@ -286,8 +286,8 @@ fn budgets(rng: &mut Rng, teams: &BTreeMap<String, u32>) -> Budgets {
             3 => scope.provider = Some("alpha".to_owned()),
             _ => scope.user = Some("u0".to_owned()),
         }
-        // Limits are budgets in another unit. A request has some tens of tokens.
-        let limit = match rng.of(0..10) {
+        // Limits are budgets in another unit, beside one of money at least. A request has some tens of tokens.
+        let limit = match if number == 0 { 9 } else { rng.of(0..10) } {
             0 | 1 => Some((Measure::InFlight, rng.of(1..5), Per::Total, Reserve::Strict)),
             2 => Some((Measure::Tokens, rng.pick(&[300, 3_000]), Per::Minute, Reserve::Estimate)),
             _ => None,
@@ -310,11 +310,15 @@ fn budgets(rng: &mut Rng, teams: &BTreeMap<String, u32>) -> Budgets {
             scope,
             // A request costs some hundred thousand nano-dollars.
             measure: Measure::Money,
-            limit: rng.pick(&[600_000, 2_000_000, 10_000_000, 1_000_000_000]),
+            limit: rng.pick(&[600_000, 2_000_000, 2_000_000, 10_000_000]),
             per: rng.pick(&[Per::Total, Per::Total, Per::Minute]),
             timezone: Tz::UTC,
             when_spent: rng.pick(&[WhenSpent::Hold, WhenSpent::Reject, WhenSpent::Downgrade]),
-            reserve: rng.pick(&[Reserve::Strict, Reserve::Strict, Reserve::Estimate]),
+            reserve: if number == 0 {
+                Reserve::Strict
+            } else {
+                rng.pick(&[Reserve::Strict, Reserve::Estimate])
+            },
             alerts: Vec::new(),
         }
     };
