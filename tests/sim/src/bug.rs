@@ -12,7 +12,7 @@ pub enum Bug {
     NoClaim,
     /// A worker does not repeat the usage of the call before.
     UsageNotRepeated,
-    /// What a call cost that was cut by its deadline is told after the response.
+    /// What a call cost that was cut by its deadline is told a second after the response.
     CutCallCountedLate,
     /// A router writes how a request ended without the fence.
     EndNotFenced,

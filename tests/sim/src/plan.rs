@@ -347,7 +347,7 @@ fn requests(rng: &mut Rng, teams: &BTreeMap<String, u32>, prices: &BTreeMap<Targ
     let repeats = if rng.per_mille(500) { 250 } else { 0 };
     let cancels = if rng.per_mille(400) { 200 } else { 0 };
     let span = rng.pick(&[200 * MS, 5 * SECOND, 12 * SECOND]);
-    let ttls: &[u64] = if rng.per_mille(300) { &[1_500, 4_000, 9_000] } else { &[9_000, 20_000, 40_000] };
+    let ttls: &[u64] = if rng.per_mille(300) { &[1_500, 4_000, 20_000] } else { &[9_000, 20_000, 40_000] };
     let request = |number: u64, rng: &mut Rng| {
         let mut chain: Vec<Target> = (0..rng.of(1..4)).map(|_| rng.pick(&targets).clone()).collect();
         let mut seen = Vec::new();
