@@ -10,6 +10,7 @@ mod cluster;
 mod ledger;
 mod nats;
 mod pairs;
+mod paused;
 mod router;
 mod run;
 mod stopped;

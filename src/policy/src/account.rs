@@ -19,7 +19,7 @@ use tollgate_protocol::{Sequence, Timestamp};
 use crate::budget::Budgets;
 
 /// Attempts, corrections and reservations of one account that are kept. More are of no request that we made.
-const KEPT_MAX: usize = 1_000;
+const KEPT_MAX: usize = 2 * crate::retry::ATTEMPTS_MAX;
 
 /// A call, and what it cost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -116,9 +116,7 @@ impl Work<'_> {
         if tollgate_bus::now() >= self.job.deadline {
             return self.end_unpaid(End::expired(&self.history)).await;
         }
-        let target = self.job.current_target().cloned();
-        let known = target.filter(|target| target.provider == self.shop.name);
-        match known.and_then(|target| Some((self.context.price(&self.job, &target)?, target))) {
+        match self.callable() {
             Some((price, target)) if self.may_call(&target).await => match self.fetch_body().await {
                 Some(fate) => fate,
                 None if self.wait_for_turn(&target).await => self.attempt(target, price).await,
@@ -266,7 +264,11 @@ impl Work<'_> {
             AfterLost::ClaimNext if self.needs_routers(self.job.target) => {
                 Box::pin(self.go_on(sequence, next, ErrorCode::AttemptLost)).await
             }
-            AfterLost::ClaimNext => None,
+            // Its claim stands in the record, so only another claim, or its end, brings the request further.
+            AfterLost::ClaimNext => match self.elsewhere().await {
+                Some(next) => Box::pin(self.go_on(sequence, next, ErrorCode::AttemptLost)).await,
+                None => None,
+            },
             AfterLost::Later { at } => {
                 let next = Next::Later { at };
                 Box::pin(self.go_on(sequence, next, ErrorCode::AttemptLost)).await
@@ -363,11 +365,30 @@ impl Work<'_> {
         self.context.health.standings(&self.job.targets, tollgate_bus::now())
     }
 
-    /// This worker's configuration does not have the target: the next one, or back to the routers, who may know more.
+    /// This worker's configuration does not have the target.
     async fn skip_target(&mut self) -> Option<Fate> {
+        self.pass_on(Some(self.skipped())).await
+    }
+
+    /// The next target, or back to the routers, who may know more.
+    fn skipped(&self) -> Next {
         let next = self.job.candidates().find(|index| *index > self.job.target);
         let at = retry::later(tollgate_bus::now(), SKIPPED_MS, self.job.deadline);
-        self.pass_on(Some(next.map_or(Next::Later { at }, |target| Next::Fallback { target }))).await
+        next.map_or(Next::Later { at }, |target| Next::Fallback { target })
+    }
+
+    /// Where the request goes if its target cannot be called here and now; `None`: it can.
+    async fn elsewhere(&self) -> Option<Next> {
+        match self.callable() {
+            Some((_, target)) => (!self.may_call(&target).await).then(|| self.another()),
+            None => Some(self.skipped()),
+        }
+    }
+
+    /// The target and its price, if this worker knows them.
+    fn callable(&self) -> Option<(Price, Target)> {
+        let target = self.job.current_target().filter(|target| target.provider == self.shop.name)?;
+        Some((self.context.price(&self.job, target)?, target.clone()))
     }
 
     pub(super) async fn write_ended(&self, expected: Sequence, next: &Next) -> Result<Fenced, PublishError> {

@@ -255,6 +255,8 @@ impl Settler<'_> {
             // Another process writes it; if it does not, this one finds it when it begins to.
             let mut book = self.lock();
             outcome.due.iter().for_each(|due| book.not_mine(due));
+            // Though the lease be back before the next look: what was left here is found again.
+            pass.was_active = false;
         }
     }
 

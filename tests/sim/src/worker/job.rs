@@ -282,7 +282,13 @@ impl Work {
             AfterLost::ClaimNext if self.needs_routers(self.job.target) => {
                 Box::pin(self.go_on(sequence, next)).await
             }
-            AfterLost::ClaimNext => None,
+            AfterLost::ClaimNext => match self.job.current_target().cloned() {
+                Some(target) if !self.may_call(&target) => {
+                    let next = self.another();
+                    Box::pin(self.go_on(sequence, next)).await
+                }
+                _ => None,
+            },
             AfterLost::Later { at } => Box::pin(self.go_on(sequence, Next::Later { at })).await,
             AfterLost::Bury { times } => {
                 self.dead = Some(Dead::Poison);
