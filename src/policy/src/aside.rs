@@ -1,8 +1,8 @@
 //! Which requests let go of their place in a router's hands while they wait.
 //!
 //! A router holds a few messages of a lane at a time. What waits for a budget or a limit that is not for its whole team (a
-//! user's, a key's, a model's) would fill these places, and others of the same team and priority would wait behind it. So
-//! it steps aside: it stays in hand, and its place is free for the next of the lane. Only so many may, or a flood of one
+//! user's, a key's, a model's), or for a budget that has too little left for this request alone, would fill these places,
+//! and others of the same team and priority would wait behind it. So it steps aside: it stays in hand, and its place is free for the next of the lane. Only so many may, or a flood of one
 //! user would move from the store into the memory of routers; the others keep their places, and their lane waits.
 
 use std::collections::BTreeMap;
@@ -35,6 +35,8 @@ pub struct Waiting<'a> {
     pub since: Timestamp,
     /// Whether it has stepped aside already.
     pub is_aside: bool,
+    /// Whether what it waits for has too little left for it alone.
+    pub is_too_large: bool,
 }
 
 /// Goes over everything that waits: first those that are aside, then the others, the oldest first.
@@ -62,7 +64,9 @@ impl<'a> Aside<'a> {
 
     /// Whether one steps aside now; `has_room` says whether a budget may be tried.
     pub fn steps(&mut self, waiting: Waiting<'a>, has_room: impl Fn(usize) -> bool) -> bool {
-        let keeps = |index: &usize| !has_room(*index) && self.budgets.is_for_part_of_a_team(*index);
+        let keeps = |index: &usize| {
+            !has_room(*index) && (waiting.is_too_large || self.budgets.is_for_part_of_a_team(*index))
+        };
         let of_gate = self.of_gate.get(&(waiting.gate, waiting.team)).copied().unwrap_or(0);
         let steps = !waiting.is_aside
             && waiting.since + AFTER <= self.now
@@ -90,8 +94,14 @@ mod tests {
         let team = Team::parse("team").unwrap();
         let gate = |budgets: &[usize]| Gate { provider: "sim".into(), budgets: budgets.to_vec() };
         let (whole, both) = (gate(&[0]), gate(&[0, 1]));
-        let waiting =
-            |gate, bytes, since| Waiting { team: &team, gate, bytes, since: at(since), is_aside: false };
+        let waiting = |gate, bytes, since| Waiting {
+            team: &team,
+            gate,
+            bytes,
+            since: at(since),
+            is_aside: false,
+            is_too_large: false,
+        };
         let mut aside = Aside::new(&budgets, at(10));
         let closed = |index| index != 1;
         assert!(
@@ -103,6 +113,8 @@ mod tests {
         assert!(!aside.steps(waiting(&both, BYTES_MAX + 1, 0), closed));
         let stepped = (0..1_000).filter(|_| aside.steps(waiting(&both, 1, 0), closed)).count();
         assert_eq!(stepped, GATE_MAX);
+        let large = |gate| Waiting { is_too_large: true, ..waiting(gate, 1, 0) };
+        assert!(Aside::new(&budgets, at(10)).steps(large(&whole), |_| false), "its team has room for others");
         let again = Waiting { is_aside: true, ..waiting(&both, 1, 0) };
         assert!(!Aside::new(&budgets, at(10)).steps(again, closed));
     }

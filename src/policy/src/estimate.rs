@@ -29,9 +29,14 @@ pub fn tokens_expected(input_tokens: u64, output_tokens_max: Option<u64>, expect
     usage.input_tokens.saturating_add(usage.output_tokens)
 }
 
-/// Tokens of a call that was answered, and whose provider did not count.
-pub fn tokens_of_answer(input_tokens: u64, answer_bytes: usize) -> TokenUsage {
-    let output_tokens = (answer_bytes as u64).div_ceil(BYTES_PER_TOKEN);
+/// Tokens of a call that was answered, and whose provider did not count: no more of them than were asked for.
+pub fn tokens_of_answer(
+    input_tokens: u64,
+    output_tokens_max: Option<u64>,
+    answer_bytes: usize,
+) -> TokenUsage {
+    let most = output_tokens_max.unwrap_or(OUTPUT_TOKENS_MAX).min(OUTPUT_TOKENS_MAX);
+    let output_tokens = (answer_bytes as u64).div_ceil(BYTES_PER_TOKEN).min(most);
     TokenUsage { input_tokens, output_tokens, ..TokenUsage::default() }
 }
 
@@ -84,5 +89,7 @@ mod tests {
         assert_eq!(tokens_expected(u64::MAX, None, Some(1)), u64::MAX);
         assert_eq!(tokens_expected(100, Some(50), Some(7)), 107);
         assert_eq!(tokens_expected(100, Some(50), None), 150);
+        let answered = |most, bytes| tokens_of_answer(100, most, bytes).output_tokens;
+        assert_eq!((answered(Some(10), 340), answered(None, 340), answered(Some(10), 8)), (10, 85, 2));
     }
 }

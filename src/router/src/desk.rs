@@ -380,13 +380,11 @@ impl Desk {
             }
             Left::Item(mut item) => {
                 self.served.forget(&item.identity);
-                if let Seen::Turn(until) = seen {
-                    item.place.gate.budgets = vec![self.gates.turn(&place, &item.needs.budgets, until)];
-                } else if item.reserved.is_some() {
-                    // It has what it needs, and must not wait behind those that have not; but for its turn.
-                    let (all, budgets) = (item.needs.budgets.iter().copied(), &item.hot.budgets);
-                    item.place.gate.budgets = all.filter(|budget| budgets.is_rate(*budget)).collect();
-                }
+                item.place.gate.budgets = match seen {
+                    Seen::Turn(until) => vec![self.gates.turn(&place, &item.needs.budgets, until)],
+                    Seen::Alone(until) => vec![self.gates.turn(&place, &[], until)],
+                    _ => item.waits_behind(),
+                };
                 self.queue.put_back(item.place.clone(), item);
             }
             Left::Unserved(identity) => self.unserved(&identity, &place),

@@ -7,7 +7,7 @@ use async_nats::HeaderMap;
 use tollgate_bus::publish::PublishError;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::End;
-use tollgate_policy::budget::{Budget, Measure, WhenSpent, cheaper, exceeded, limited, too_small};
+use tollgate_policy::budget::{WhenSpent, cheaper, exceeded, limited, too_small};
 use tollgate_policy::hot::Hot;
 use tollgate_policy::order::Place;
 use tollgate_policy::route::{Route, route};
@@ -53,6 +53,7 @@ pub(crate) enum Left {
 
 /// Reserves and publishes, and acknowledges the lane's message once the dispatch message is stored.
 pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatched {
+    item.too_large_for = None;
     let place = item.place.clone();
     let hot = Arc::clone(&item.hot);
     let budgets = &hot.budgets.0;
@@ -60,7 +61,7 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
     let of = |budget: usize| budgets.get(budget);
     let reserving = context.reserve(&mut item).await;
     if let Reserving::Wait(budget, _) | Reserving::NoTurn(budget, _) | Reserving::Spent(budget, _) = reserving
-        && let Some(limit) = of(budget).filter(|limit| is_rejected_by(limit, &item))
+        && let Some(limit) = of(budget).filter(|limit| item.is_rejected_by(limit))
     {
         return done(Seen::NotTried, context.reject_item(*item, limited(limit)).await);
     }
@@ -74,8 +75,11 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
         Reserving::Wait(budget, until) | Reserving::Unknown(budget, until) => {
             telemetry::count_budget_wait(of(budget).map_or("", |budget| &budget.name));
             item.waits += 1;
+            // Who would be rejected stands behind no gate that the others wait for.
+            let has_gate = place.gate.budgets.contains(&budget);
+            let seen = if has_gate { Seen::NoRoom(budget, until) } else { Seen::Alone(until) };
             if item.waits < WAITS_MAX {
-                return done(Seen::NoRoom(budget, until), Left::Item(item));
+                return done(seen, Left::Item(item));
             }
             // What fills the budget may be reserved for a request that nobody has in hand, because others like this one
             // fill all hands: its router died. A message that is handed back makes way for it.
@@ -84,10 +88,14 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
                 context.take_back(&identity, item.attempt, held).await;
             }
             item.message.hand_back(WAIT_ELSEWHERE).await;
-            return done(Seen::NoRoom(budget, until), Left::Unserved(identity));
+            return done(seen, Left::Unserved(identity));
         }
         Reserving::Spent(budget, spent) => {
-            let full = Seen::NoRoom(budget, context.after_spent(of(budget)));
+            let until = context.after_spent(of(budget));
+            // What is left is too little for this request, and may be enough for others.
+            item.too_large_for = of(budget).is_some_and(|of| spent < of.limit).then_some(budget);
+            let is_alone = item.too_large_for.is_some();
+            let full = if is_alone { Seen::Alone(until) } else { Seen::NoRoom(budget, until) };
             let when_spent = of(budget).map(|budget| (budget, budget.when_spent));
             let waits = |seen, item| {
                 telemetry::count_budget_wait(of(budget).map_or("", |budget| &budget.name));
@@ -146,11 +154,6 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
         }
     };
     done(seen, Left::Item(item))
-}
-
-/// Whether a request is rejected when this has no room for it now.
-fn is_rejected_by(limit: &Budget, item: &Item) -> bool {
-    limit.measure != Measure::Money && (item.rejects_on_limit || limit.when_spent == WhenSpent::Reject)
 }
 
 impl Context {

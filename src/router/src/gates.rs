@@ -34,6 +34,8 @@ pub(crate) enum Seen {
     NoRoom(usize, Instant),
     /// It was not tried: its turn comes then, and it has everything else.
     Turn(Instant),
+    /// It was not tried: it waits until then by itself, for what does not hold up others.
+    Alone(Instant),
     /// It was not tried, for a reason of its own.
     NotTried,
 }
@@ -103,7 +105,7 @@ impl Gates {
         self.budgets.get(&budget).is_none_or(Gate::is_open)
     }
 
-    /// Whether it waits for its own turn.
+    /// Whether it waits by itself.
     pub(crate) fn waits_for_turn(&self, place: &Place) -> bool {
         place.gate.budgets.iter().any(|gate| self.turns.contains_key(gate))
     }
@@ -127,7 +129,7 @@ impl Gates {
             Seen::Taken => gate.grow(WINDOW_MAX),
             Seen::Full => gate.close(gate.window / 2, now + RETRY_FULL),
             Seen::Broken => gate.close(1, now + RETRY_BROKEN),
-            Seen::NoRoom(..) | Seen::Turn(_) | Seen::NotTried => {}
+            Seen::NoRoom(..) | Seen::Turn(_) | Seen::Alone(_) | Seen::NotTried => {}
         }
         for budget in budgets_of(place) {
             // It keeps its number, and so its place among those that hold one, until its turn.
@@ -140,7 +142,7 @@ impl Gates {
             match seen {
                 Seen::NoRoom(full, until) if full == budget => gate.close(gate.window / 2, until),
                 // The others were not asked, or have taken it back.
-                Seen::NoRoom(..) => {}
+                Seen::NoRoom(..) | Seen::Alone(_) => {}
                 Seen::Taken | Seen::Full | Seen::Broken | Seen::Turn(_) | Seen::NotTried => gate.grow(most),
             }
         }

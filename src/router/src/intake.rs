@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tollgate_policy::budget::{Need, Needs};
+use tollgate_policy::budget::{Budget, Budgets, Measure, Need, Needs, WhenSpent};
 use tollgate_policy::estimate;
 use tollgate_policy::hot::Hot;
 use tollgate_policy::inputs::{Inputs, Vocabulary, text_alone};
@@ -64,12 +64,38 @@ pub(crate) struct Item {
     pub(crate) turns: Vec<(usize, Timestamp)>,
     /// Whether it is rejected rather than waits for a limit.
     pub(crate) rejects_on_limit: bool,
+    /// The budget that has too little left for this request, and perhaps enough for smaller ones.
+    pub(crate) too_large_for: Option<usize>,
     /// The attempt that comes next.
     pub(crate) attempt: u32,
     /// Since when it is in hand.
     pub(crate) since: Timestamp,
     /// Whether it has made room for others.
     pub(crate) is_aside: bool,
+}
+
+impl Item {
+    /// Whether it is rejected when this has no room for it now.
+    pub(crate) fn is_rejected_by(&self, limit: &Budget) -> bool {
+        rejects(limit, self.rejects_on_limit)
+    }
+
+    /// The budgets and limits at whose gates it waits with others.
+    pub(crate) fn waits_behind(&self) -> Vec<usize> {
+        let behind = gates_of(&self.needs, &self.hot.budgets, self.rejects_on_limit);
+        // With everything reserved it must not wait behind those that have not; but for its turn.
+        behind.filter(|budget| self.reserved.is_none() || self.hot.budgets.is_rate(*budget)).collect()
+    }
+}
+
+fn rejects(limit: &Budget, on_limit: bool) -> bool {
+    limit.measure != Measure::Money && (on_limit || limit.when_spent == WhenSpent::Reject)
+}
+
+/// Whoever is rejected where there is no room does not wait to find out.
+fn gates_of<'a>(needs: &'a Needs, budgets: &'a Budgets, on_limit: bool) -> impl Iterator<Item = usize> + 'a {
+    let waits = move |index: &usize| budgets.0.get(*index).is_some_and(|budget| !rejects(budget, on_limit));
+    needs.budgets.iter().copied().filter(waits)
 }
 
 /// Reads a message of a request lane.
@@ -177,7 +203,10 @@ pub(crate) fn item(
         priority: job.priority,
         team: job.identity.team.clone(),
         weight,
-        gate: Gate { provider: target.provider.clone(), budgets: needs.budgets.clone() },
+        gate: Gate {
+            provider: target.provider.clone(),
+            budgets: gates_of(&needs, &hot.budgets, job.rejects_on_limit).collect(),
+        },
         tokens,
     };
     message.payload = Bytes::new();
@@ -199,6 +228,7 @@ pub(crate) fn item(
         reserved: None,
         turns: Vec::new(),
         rejects_on_limit: job.rejects_on_limit,
+        too_large_for: None,
         since: tollgate_bus::now(),
         is_aside: false,
         attempt: job.history.last().map_or(1, |attempt| attempt.number.saturating_add(1)),

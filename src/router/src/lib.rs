@@ -44,6 +44,7 @@ use tollgate_protocol::{Identity, Priority, Timestamp};
 use budget::Spending;
 use holding::Back;
 use tally::Tally;
+use turn::Spare;
 
 /// Source of this role's events.
 const SOURCE: &str = "tollgate/router";
@@ -104,6 +105,8 @@ struct Context {
     tally: Tally,
     /// What is spent.
     spending: Spending,
+    /// Numbers of limits that are left over.
+    spare: Spare,
 }
 
 impl Context {
@@ -133,6 +136,7 @@ pub async fn run(
         back,
         tally: Tally::default(),
         spending: Spending::default(),
+        spare: Spare::default(),
     });
     let (pulls, beats) = (TaskTracker::new(), TaskTracker::new());
     let drained = CancellationToken::new();

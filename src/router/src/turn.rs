@@ -3,15 +3,18 @@
 //! A number is a place in time that nobody else has. It is taken when everything else is reserved, so that few are wasted,
 //! and kept while the request waits for it.
 
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tollgate_bus::PublishError;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::budget::Measure;
 use tollgate_policy::pace::{self, Asking, Numbered};
+use tollgate_protocol::Timestamp;
 
 use crate::Context;
 use crate::budget::Reserving;
@@ -25,6 +28,11 @@ const RETRY: Duration = Duration::from_millis(200);
 const NEAR: Duration = Duration::from_millis(50);
 /// How often all its numbers are looked at again, because one was void when the last of them had come.
 const ROUNDS_MAX: usize = 4;
+
+/// Numbers whose time had not come when a request had them that did not want to wait, by the limit's name and its requests
+/// per minute: the next to come has them, so that whoever is rejected wastes no slot. One each.
+#[derive(Debug, Default)]
+pub(crate) struct Spare(Mutex<HashMap<(String, NonZeroU32), Timestamp>>);
 
 impl Context {
     /// Waits for the turn of a request under every limit that counts requests per minute.
@@ -75,7 +83,16 @@ impl Context {
         if let Some((_, at)) = item.turns.iter().find(|(index, _)| *index == budget) {
             return Ok(instant(*at));
         }
-        match self.number(limit, per_minute).await {
+        let rejects = item.hot.budgets.0.get(budget).is_some_and(|limit| item.is_rejected_by(limit));
+        let numbered = if rejects {
+            self.number_now(limit, per_minute).await
+        } else {
+            match self.spare_number(limit, per_minute) {
+                Some(at) => Ok(Numbered::At(at)),
+                None => self.number(limit, per_minute).await,
+            }
+        };
+        match numbered {
             Ok(Numbered::At(at)) => {
                 tollgate_bus::point("router.numbered");
                 item.turns.push((budget, at));
@@ -87,6 +104,31 @@ impl Context {
                 Err(Reserving::Unknown(budget, Instant::now() + RETRY))
             }
         }
+    }
+
+    /// A number for who does not wait: one whose time has come, or none.
+    async fn number_now(&self, limit: &str, per_minute: NonZeroU32) -> Result<Numbered, PublishError> {
+        // One asks at a time, or each of many would take a number that it cannot use.
+        let mut spare = self.spare.0.lock().await;
+        let key = (limit.to_owned(), per_minute);
+        let is_good = |at: &Timestamp| !pace::is_void(per_minute, *at, tollgate_bus::now());
+        let numbered = match spare.remove(&key).filter(is_good) {
+            Some(at) => Numbered::At(at),
+            None => self.number(limit, per_minute).await?,
+        };
+        let Numbered::At(at) = numbered else { return Ok(numbered) };
+        if instant(at) <= Instant::now() + NEAR {
+            return Ok(numbered);
+        }
+        spare.insert(key, at);
+        Ok(Numbered::Later(at))
+    }
+
+    /// A number that is left over.
+    fn spare_number(&self, limit: &str, per_minute: NonZeroU32) -> Option<Timestamp> {
+        // Whoever has it locked is asking for one.
+        let at = self.spare.0.try_lock().ok()?.remove(&(limit.to_owned(), per_minute))?;
+        (!pace::is_void(per_minute, at, tollgate_bus::now())).then_some(at)
     }
 
     async fn number(&self, limit: &str, per_minute: NonZeroU32) -> Result<Numbered, PublishError> {
@@ -102,6 +144,6 @@ impl Context {
     }
 }
 
-fn instant(at: tollgate_protocol::Timestamp) -> Instant {
+fn instant(at: Timestamp) -> Instant {
     Instant::now() + (at - tollgate_bus::now()).to_std().unwrap_or_default()
 }

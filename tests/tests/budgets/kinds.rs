@@ -66,6 +66,26 @@ async fn what_waits_for_a_spent_budget_goes_on_when_the_limit_is_raised() {
     assert_eq!(most_held(&entries(&stage.client).await, 5 * 2 * TOKEN), 5 * 2 * TOKEN);
 }
 
+/// More requests than a router has places for a team wait for more than is left. Smaller ones pass them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_for_the_rest_of_a_budget_holds_up_nothing_smaller() {
+    let mut stage = Stage::with(&ROLES, |provider| config(provider, 4, &strict(10 * TOKEN, "hold"))).await;
+    stage.client.publish(&request("first", 2)).await;
+    spent(&stage, 2 * TOKEN).await;
+    let large: Vec<_> = (0..80).map(|n| request(&format!("large-{n}"), 9)).collect();
+    stage.client.publish_all(&large).await;
+    waits(&stage, 40.0).await;
+    let small: Vec<_> = (0..4).map(|n| request(&format!("small-{n}"), 2)).collect();
+    stage.client.publish_all(&small).await;
+    for request in &small {
+        let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+        assert_eq!(response["status"], "succeeded", "{response}");
+    }
+    assert_eq!(settled(&stage.client, TEAM).await, 10 * TOKEN);
+    assert_eq!(stage.provider.total(), 5);
+    stage.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_a_spent_budget_ends_at_its_deadline() {
     let mut stage = Stage::with(&ROLES, |provider| config(provider, 4, &strict(2 * TOKEN, "hold"))).await;

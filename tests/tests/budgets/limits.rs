@@ -218,3 +218,34 @@ async fn who_does_not_want_to_wait_is_rejected_and_nobody_else() {
     stage.idle().await;
     stage.stop().await;
 }
+
+/// With one slot in three seconds, sixty that would wait for theirs take three minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_want_to_wait_for_its_turn_is_rejected_and_wastes_none() {
+    let limit = of_team("requests_per_minute = 20");
+    let mut stage = Stage::with(&ROLES, |provider| config(provider, &limit)).await;
+    let start = SystemTime::now();
+    let requests: Vec<_> =
+        (0..60).map(|n| request(&format!("r{n}"), 2).field("on_limit", "reject")).collect();
+    stage.client.publish_all(&requests).await;
+    let (mut succeeded, mut rejected) = (0, 0);
+    for request in &requests {
+        let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+        match (response["status"].as_str(), response["error"]["code"].as_str()) {
+            (Some("succeeded"), None) => succeeded += 1,
+            (Some("rejected"), Some("rate_limited")) => rejected += 1,
+            _ => panic!("{response}"),
+        }
+    }
+    assert!(succeeded >= 1 && rejected >= 1, "{succeeded} succeeded, {rejected} rejected");
+    // Each router may have a number left, and each is somebody's: only so many slots go by before who waits has one.
+    let waits = request("waits", 2);
+    stage.client.publish(&waits).await;
+    let response = stage.client.await_response(&waits.identity, PATIENCE).await.value();
+    assert_eq!(response["status"], "succeeded", "{response}");
+    assert_eq!(stage.provider.total(), succeeded + 1);
+    assert_paced(&stage.provider, start, 20);
+    released(&stage).await;
+    stage.idle().await;
+    stage.stop().await;
+}

@@ -94,11 +94,13 @@ pub(super) async fn call(
         Ok(Reading::Answered { body, usage, served_model }) => {
             attempt.outcome = Outcome::Succeeded;
             attempt.served_model = served_model.map(|model| model.chars().take(256).collect());
+            let usage = believed(usage, target);
             attempt.estimated = usage.is_none();
             if let Some(usage) = usage {
                 context.note_input(job, target, input, usage.input_tokens);
             }
-            attempt.usage = usage.unwrap_or_else(|| tokens_of_answer(input.0, body.as_str().len()));
+            attempt.usage = usage
+                .unwrap_or_else(|| tokens_of_answer(input.0, job.output_tokens_max, body.as_str().len()));
             attempt.cost_nano_usd = price.cost(&attempt.usage);
             shop.note_key(key, None, now, rules);
             Ok(body)
@@ -120,7 +122,7 @@ pub(super) async fn call(
         Err(Broken::TooLarge) => {
             attempt.code = Some(ErrorCode::ResponseTooLarge);
             attempt.estimated = true;
-            attempt.usage = tokens_of_answer(input.0, crate::http::ANSWER_BYTES_MAX);
+            attempt.usage = tokens_of_answer(input.0, job.output_tokens_max, crate::http::ANSWER_BYTES_MAX);
             attempt.cost_nano_usd = price.cost(&attempt.usage);
             Err(Failed::Final(too_large()))
         }
@@ -144,6 +146,17 @@ pub(super) fn aborted(
     estimate(&mut attempt, input_tokens, job, price);
     observe(&attempt, now - begun_at);
     Called { attempt, result: Err(Failed::Aborted), seen: Seen::Nothing }
+}
+
+/// What a provider counted, unless no call can have so many tokens: one such number would outweigh everybody else's in the
+/// order, in budgets and in the ledger, so it counts as not said.
+fn believed(usage: Option<TokenUsage>, target: &Target) -> Option<TokenUsage> {
+    let believed = usage.filter(|usage| usage.is_believable());
+    if usage.is_some() && believed.is_none() {
+        let Target { provider, model } = target;
+        tracing::warn!(%provider, %model, "a provider counted more tokens than a call can have, they are estimated");
+    }
+    believed
 }
 
 fn attempt(target: &Target, price: &Price, number: u32, started_at: Timestamp) -> Attempt {
@@ -205,4 +218,19 @@ fn observe(attempt: &Attempt, took: chrono::TimeDelta) {
     };
     telemetry::count_tokens(&attempt.provider, &attempt.model, tokens);
     telemetry::count_cost(&attempt.provider, &attempt.model, attempt.cost_nano_usd.0.unsigned_abs());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_no_call_can_have_counts_as_not_said() {
+        let target = Target { provider: "p".into(), model: "m".into() };
+        let usage =
+            |output_tokens| Some(TokenUsage { input_tokens: 10, output_tokens, ..TokenUsage::default() });
+        assert_eq!(believed(usage(7), &target), usage(7));
+        assert_eq!(believed(usage(18_000_000_000_000_000_000), &target), None);
+        assert_eq!(believed(None, &target), None);
+    }
 }
