@@ -14,12 +14,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroU32;
 
+use tollgate_protocol::tokens::CALL_TOKENS_MAX;
 use tollgate_protocol::{Priority, Team};
 
 use crate::served::Settlement;
 
 /// Counters are tokens times this, so that division by a weight keeps precision.
 const SCALE: u64 = 1 << 10;
+/// Most tokens, in and out, that one call is believed to have used.
+const USED_MAX: u64 = 2 * CALL_TOKENS_MAX;
 /// Idle teams whose counters are remembered, per priority.
 const IDLE_TEAMS_MAX: usize = 10_000;
 
@@ -155,6 +158,8 @@ impl<T> Queue<T> {
         let index = priority.index();
         let level = &mut self.levels[index];
         let part = |tokens: &u64, part: u64| tokens.saturating_mul(SCALE) / part;
+        // Events are of other processes: none moves the order by more than a call can have used.
+        let (used, less) = (used.min(&USED_MAX), less.min(&USED_MAX));
         let share = self.shares[index];
         level.pending = level.pending.saturating_sub(part(expected, share));
         level.pass = level.pass.saturating_add(part(used, share)).saturating_sub(part(less, share));

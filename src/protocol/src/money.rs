@@ -13,6 +13,10 @@ use crate::TokenUsage;
 const NANOS_PER_USD: u64 = 1_000_000_000;
 const TOKENS_PER_PRICE: u128 = 1_000_000;
 
+/// Most that one call is taken to cost: a million dollars. Counters of budgets are sums of such amounts in 64 bits, so that
+/// thousands of the dearest calls fit into one.
+pub const COST_MAX: NanoUsd = NanoUsd(1_000_000_000_000_000);
+
 /// A signed amount of money in nano-dollars.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
@@ -102,7 +106,7 @@ pub struct Price {
 }
 
 impl Price {
-    /// The cost of a call; see the module's rule for rounding. Saturates at the largest amount.
+    /// The cost of a call; see the module's rule for rounding; [`COST_MAX`] at most.
     pub fn cost(&self, usage: &TokenUsage) -> NanoUsd {
         let cached = usage.cached_input_tokens.min(usage.input_tokens);
         let product = |tokens: u64, price: u64| u128::from(tokens) * u128::from(price);
@@ -110,7 +114,7 @@ impl Price {
             .saturating_add(product(cached, self.cached_input))
             .saturating_add(product(usage.output_tokens, self.output));
         let nanos = sum.saturating_add(TOKENS_PER_PRICE / 2) / TOKENS_PER_PRICE;
-        NanoUsd(i64::try_from(nanos).unwrap_or(i64::MAX))
+        NanoUsd(i64::try_from(nanos).unwrap_or(i64::MAX)).min(COST_MAX)
     }
 
     /// Names this price in usage events, so that a cost can be recomputed from the event alone.
@@ -122,6 +126,7 @@ impl Price {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokens::CALL_TOKENS_MAX;
     use proptest::prelude::*;
 
     #[test]
@@ -163,6 +168,16 @@ mod tests {
         assert_eq!(tiny.cost(&two), NanoUsd(1), "0.25 + 0.25 is rounded as one half, not as two quarters");
         let one = TokenUsage { input_tokens: 1, ..TokenUsage::default() };
         assert_eq!(tiny.cost(&one), NanoUsd(0));
+    }
+
+    #[test]
+    fn a_thousand_of_the_dearest_calls_fit_into_a_sum() {
+        let price = Price { input: u64::MAX, cached_input: u64::MAX, output: u64::MAX };
+        for tokens in [CALL_TOKENS_MAX, u64::MAX] {
+            let usage = TokenUsage { input_tokens: tokens, output_tokens: tokens, ..TokenUsage::default() };
+            assert_eq!(price.cost(&usage), COST_MAX);
+            assert!(COST_MAX.0.checked_mul(1_000).is_some());
+        }
     }
 
     #[test]

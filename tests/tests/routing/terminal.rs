@@ -186,6 +186,22 @@ async fn a_completion_with_another_content_type_is_an_answer() {
     }
 }
 
+/// What no call can have used is not believed: it would outweigh everybody else's in every sum.
+#[tokio::test(flavor = "multi_thread")]
+async fn absurd_counts_are_estimated_instead() {
+    let stage = Stage::up(|provider| config(provider, 16, &[TEAM])).await;
+    let body = json!({"model": "m-1", "choices": [{"message": {"role": "assistant", "content": "fine"}}],
+                      "usage": {"prompt_tokens": 2, "completion_tokens": 18_000_000_000_000_000_000_u64}});
+    stage.provider.always(Behaviour::Status { status: 200, headers: Vec::new(), body: body.to_string() });
+    let request = Request::chat(&Identity::new(TEAM, "terminal", "absurd"), "small", "text");
+    stage.client.publish(&request).await;
+    let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+    assert_eq!((&response["status"], &response["body"]), (&"succeeded".into(), &body));
+    assert_eq!(response["attempts"][0]["estimated"], true);
+    assert!((1..1_000).contains(&response["usage"]["output_tokens"].as_u64().unwrap()), "{response}");
+    assert!((1..1_000_000).contains(&response["cost_nano_usd"].as_i64().unwrap()), "{response}");
+}
+
 /// A provider that is not there fails nothing before its deadline, and the answer says what was waited for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_is_down_is_waited_for_until_the_deadline() {

@@ -348,3 +348,13 @@ fn a_budget_without_room_keeps_only_those_that_need_it() {
     let left: Vec<u32> = std::iter::from_fn(|| queue.pop(always, room)).map(|(_, item)| item).collect();
     assert_eq!(left, [1, 2, 6]);
 }
+
+#[test]
+fn no_usage_starves_a_team_for_more_than_one_call_can_have() {
+    let mut queue = Queue::<u32>::new([16, 4, 1]);
+    let expected = place(Priority::Normal, "absurd", 1, "sim", 100);
+    queue.settle(&Settlement { used: u64::MAX, ..Settlement::of(&expected) });
+    queue.settle(&Settlement { used: 0, less: u64::MAX, ..Settlement::of(&expected) });
+    queue.settle(&Settlement { used: u64::MAX, ..Settlement::of(&expected) });
+    assert_eq!(queue.levels[Priority::Normal.index()].pass, USED_MAX * SCALE / 4);
+}
