@@ -3,6 +3,8 @@
 //! An entry cannot be fenced: the server refuses expectations on a counter (measured). What keeps it right is that
 //! entries have ids, and that the ledger compares them with what was paid.
 
+use std::num::{IntErrorKind, ParseIntError};
+
 use async_nats::jetstream::Message;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use tollgate_protocol::budget::{Counter, Entry};
@@ -68,8 +70,10 @@ impl Bus {
         match total {
             Some(total) => Ok((sequence, total)),
             None => match self.total(counter).await {
-                Ok(total) => Ok((sequence, total.unwrap_or(amount))),
-                Err(description) => Err(PublishError::Refused { code: 0, description }),
+                Ok(Some(total)) => Ok((sequence, total)),
+                // The entry alone is no total: it would be taken for room that is not there.
+                Ok(None) => Err(refused(format!("the counter {counter} has no entries any more"))),
+                Err(description) => Err(refused(description)),
             },
         }
     }
@@ -96,21 +100,20 @@ impl Bus {
         id: &str,
         patience: Patience,
     ) -> Result<Published, PublishError> {
-        let text = header::ascii_json(entry)
-            .map_err(|error| PublishError::Refused { code: 0, description: error.to_string() })?;
+        let text = header::ascii_json(entry).map_err(|error| refused(error.to_string()))?;
         let map =
             headers::headers([(INCREMENT, amount.to_string().as_str()), (header::ENTRY, text.as_str())]);
         self.publish(&self.subjects().budget(counter), map, Some(id), bytes::Bytes::new(), patience).await
     }
 
-    /// What a counter says now; `None` if nothing was ever added.
+    /// What a counter says now; `None` if nothing was ever added. A total that cannot be read is an error.
     pub async fn total(&self, counter: &Counter) -> Result<Option<i64>, String> {
         let name = self.subjects().stream(STREAM);
         let stream = self.jetstream().get_stream_no_info(&name).await.map_err(|error| error.to_string())?;
         let subject = self.subjects().budget(counter);
         // From the leader: a copy that lags behind would say less than is there.
         match stream.get_last_raw_message_by_subject(&subject).await {
-            Ok(message) => Ok(total_of(&message.payload)),
+            Ok(message) => total_in(counter, &message.payload).map(Some),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(error.to_string()),
         }
@@ -124,7 +127,7 @@ impl Bus {
         let amount = headers.get(INCREMENT).and_then(|text| text.parse().ok()).ok_or("no amount")?;
         let entry = headers.get(header::ENTRY).ok_or("nothing that says what it is for")?;
         let entry = serde_json::from_str(entry).map_err(|error| error.to_string())?;
-        let total = total_of(&message.payload).ok_or("no total")?;
+        let total = total_in(&counter, &message.payload)?;
         Ok(StoredEntry {
             counter,
             entry,
@@ -151,8 +154,53 @@ impl Bus {
     }
 }
 
+fn refused(description: String) -> PublishError {
+    PublishError::Refused { code: 0, description }
+}
+
+fn total_in(counter: &Counter, payload: &[u8]) -> Result<i64, String> {
+    total_of(payload).ok_or_else(|| format!("the total of the counter {counter} cannot be read"))
+}
+
 /// `{"val":"123"}`
 fn total_of(payload: &[u8]) -> Option<i64> {
     let value: serde_json::Value = serde_json::from_slice(payload).ok()?;
-    value.get("val")?.as_str()?.parse().ok()
+    whole(value.get("val")?.as_str()?)
+}
+
+/// A total as the server writes it, which counts without bounds. What is beyond ours is as large as can be: no limit has
+/// room for it, and what is in it is still settled, which brings it back.
+pub(crate) fn whole(text: &str) -> Option<i64> {
+    text.parse().map_or_else(
+        |error: ParseIntError| match error.kind() {
+            IntErrorKind::PosOverflow => Some(i64::MAX),
+            IntErrorKind::NegOverflow => Some(i64::MIN),
+            _ => None,
+        },
+        Some,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_total_is_read_or_said_to_be_unreadable() {
+        let counter = Counter { budget: "daily".into(), window: "total".into() };
+        for (payload, expected) in [
+            (r#"{"val":"-12"}"#, Some(-12)),
+            (r#"{"val":"9223372036854775808"}"#, Some(i64::MAX)),
+            (r#"{"val":"-99999999999999999999999999999999999999999999"}"#, Some(i64::MIN)),
+            (r#"{"val":"1e3"}"#, None),
+            (r#"{"val":""}"#, None),
+            (r#"{"val":7}"#, None),
+            ("{}", None),
+            ("", None),
+        ] {
+            let read = total_in(&counter, payload.as_bytes());
+            assert_eq!(read.clone().ok(), expected, "{payload}");
+            assert!(read.is_ok() || read.is_err_and(|reason| reason.contains("daily.total")), "{payload}");
+        }
+    }
 }

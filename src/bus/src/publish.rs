@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tollgate_protocol::Sequence;
 
+use crate::counter::whole;
 use crate::retry::{Patience, TRY_TIMEOUT, Tries};
 use crate::{Bus, headers};
 
@@ -203,7 +204,17 @@ fn read_reply(payload: &[u8]) -> Result<Published, Failure> {
     };
     match (reply.error, reply.seq) {
         (None, Some(sequence)) => {
-            let total = reply.total.and_then(|total| total.parse().ok());
+            let total = match reply.total {
+                None => None,
+                Some(text) => match whole(&text) {
+                    Some(total) => Some(total),
+                    // It is not known, and not to be taken for that of a repeat, which is not said.
+                    None => {
+                        let description = "it is stored, but the counter's total cannot be read".into();
+                        return Err(Failure::Final(PublishError::Refused { code: 0, description }));
+                    }
+                },
+            };
             Ok(Published { sequence, duplicate: reply.duplicate, total })
         }
         (Some(error), _) => Err(refusal(error)),
@@ -256,6 +267,17 @@ mod tests {
             (
                 r#"{"stream":"S","seq":7,"val":"-12"}"#,
                 Ok(Published { sequence: 7, duplicate: false, total: Some(-12) }),
+            ),
+            (
+                r#"{"stream":"S","seq":7,"val":"9223372036854775808"}"#,
+                Ok(Published { sequence: 7, duplicate: false, total: Some(i64::MAX) }),
+            ),
+            (
+                r#"{"stream":"S","seq":7,"val":"many"}"#,
+                Err(PublishError::Refused {
+                    code: 0,
+                    description: "it is stored, but the counter's total cannot be read".into(),
+                }),
             ),
             (
                 r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 3"},"stream":"S","seq":0}"#,

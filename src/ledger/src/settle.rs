@@ -321,7 +321,7 @@ impl Book {
     pub fn spent(&self, counter: &Counter) -> Spent {
         let sums = self.counters.get(counter).copied().unwrap_or_default();
         Spent {
-            spent_nano_usd: sums.total - sums.unsettled,
+            spent_nano_usd: sums.total.saturating_sub(sums.unsettled),
             total_nano_usd: sums.total,
             sequence: sums.sequence,
         }
