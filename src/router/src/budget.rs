@@ -130,13 +130,23 @@ impl Spending {
             };
             let Some(entry) = entry else { return Ok(()) };
             let entry = entry.map_err(|error| error.to_string())?;
-            if entry.operation != Operation::Put {
-                continue;
+            self.hear(entry.operation, &entry.key, &entry.value);
+        }
+    }
+
+    fn hear(&self, operation: Operation, key: &str, value: &[u8]) {
+        let Some((budget, window)) = key.split_once('.') else { return };
+        let counter = Counter { budget: budget.to_owned(), window: window.to_owned() };
+        match operation {
+            Operation::Put => {
+                if let Ok(spent) = serde_json::from_slice(value) {
+                    self.note(counter, spent);
+                }
             }
-            let Some((budget, window)) = entry.key.split_once('.') else { continue };
-            let Ok(spent) = serde_json::from_slice::<Spent>(&entry.value) else { continue };
-            let counter = Counter { budget: budget.to_owned(), window: window.to_owned() };
-            self.note(counter, spent);
+            // The ledger forgets windows that are long over; there is one for each minute.
+            Operation::Delete | Operation::Purge => {
+                self.known.write().unwrap_or_else(PoisonError::into_inner).spent.remove(&counter);
+            }
         }
     }
 
@@ -403,5 +413,29 @@ fn entry(kind: EntryKind, unit: Unit, identity: &Identity, attempt: u32, tried: 
         takes: None,
         usage_sequence: None,
         corrects: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_ledger_forgets_is_forgotten() {
+        let spending = Spending::default();
+        let counter = |window: &str| Counter { budget: "calls".into(), window: window.into() };
+        let told = serde_json::to_vec(&Spent { spent_nano_usd: 7, ..Spent::default() }).unwrap();
+        for operation in [Operation::Delete, Operation::Purge] {
+            spending.hear(Operation::Put, "calls.20261128T210000Z", &told);
+            spending.hear(Operation::Put, "calls.20261128T210100Z", &told);
+            assert_eq!(
+                spending.spent(&counter("20261128T210000Z")).map(|spent| spent.spent_nano_usd),
+                Some(7)
+            );
+            spending.hear(operation, "calls.20261128T210000Z", b"");
+            assert_eq!(spending.spent(&counter("20261128T210000Z")), None);
+            assert_eq!(spending.known.read().unwrap().spent.len(), 1, "the other window is kept");
+            assert!(spending.is_open("calls"));
+        }
     }
 }
