@@ -22,9 +22,7 @@ impl Bus {
         {
             job.body = body;
         }
-        if !job.body.is_empty() {
-            job.body_ref = None;
-        }
+        let aside = if job.body.is_empty() { None } else { job.body_ref.take() };
         let payload = job.encode().map_err(|error| refused(error.to_string()))?;
         let mut map = headers::headers([
             (header::DEAD, dead.as_str()),
@@ -41,7 +39,16 @@ impl Bus {
         }
         let subject = self.subjects().dead(&job.identity);
         let id = format!("{}/dead/{}", job.identity, job.accepted_at.timestamp_micros());
-        self.publish(&subject, map, Some(&id), payload, Patience::PAID).await.map(|_| ())
+        let with_body = self.publish(&subject, map.clone(), Some(&id), payload, Patience::PAID).await;
+        match (with_body, aside) {
+            // A letter without its body is better than none, and than a message that comes again for ever.
+            (Err(PublishError::TooLarge { .. }), Some(aside)) => {
+                (job.body, job.body_ref) = (bytes::Bytes::new(), Some(aside));
+                let payload = job.encode().map_err(|error| refused(error.to_string()))?;
+                self.publish(&subject, map, Some(&id), payload, Patience::PAID).await.map(|_| ())
+            }
+            (published, _) => published.map(|_| ()),
+        }
     }
 }
 

@@ -72,7 +72,11 @@ pub(super) fn read(answer: &Answer) -> Failure {
         _ => Class::Malformed,
     };
     let message = match message {
-        // Such a text can quote parts of our key, or name our organisation.
+        // Such a text can quote parts of our key, or name our organisation or project.
+        _ if matches!(class, Class::Throttled { .. }) => "the provider asks us to call it less often".to_owned(),
+        _ if class == Class::UnknownModel && answer.status == 403 => {
+            "our account with the provider may not use the model".to_owned()
+        }
         _ if class == Class::Unauthorized => "the provider did not accept our credentials".to_owned(),
         _ if class == Class::OutOfCredit => "our account with the provider has no credit left".to_owned(),
         Some(message) => message.chars().take(MESSAGE_CHARS_MAX).collect(),
