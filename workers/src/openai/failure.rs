@@ -73,7 +73,9 @@ pub(super) fn read(answer: &Answer) -> Failure {
     };
     let message = match message {
         // Such a text can quote parts of our key, or name our organisation or project.
-        _ if matches!(class, Class::Throttled { .. }) => "the provider asks us to call it less often".to_owned(),
+        _ if matches!(class, Class::Throttled { .. }) => {
+            "the provider asks us to call it less often".to_owned()
+        }
         _ if class == Class::UnknownModel && answer.status == 403 => {
             "our account with the provider may not use the model".to_owned()
         }
