@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tollgate_policy::budget::{Budget, Measure, Scope, WhenSpent};
-use tollgate_policy::catalog::{Catalog, ModelPattern, TeamSettings};
+use tollgate_policy::catalog::{Catalog, ModelPattern, TeamSettings, TypedTargets};
 use tollgate_policy::hot::Hot;
 use tollgate_protocol::job::Target;
 use tollgate_protocol::{NanoUsd, Price};
@@ -74,91 +74,102 @@ pub fn plan(from: &Hot, to: &Hot) -> Vec<Change> {
     changes
 }
 
+// Everything below takes its values apart without `..`: what is added to one is not forgotten here, which would be a change
+// that is never applied.
+
 fn things(hot: &Hot) -> Things {
-    let teams = hot.teams.iter().map(|(name, team)| (("team", name.to_string()), of_team(team)));
-    let budgets = hot.budgets.0.iter().map(|budget| match budget.measure {
+    let Hot { version: _, catalog, teams, budgets } = hot;
+    let Catalog { aliases, prices, typed } = catalog;
+    let teams = teams.iter().map(|(name, team)| (("team", name.to_string()), of_team(team)));
+    let budgets = budgets.0.iter().map(|budget| match budget.measure {
         Measure::Money => (("budget", budget.name.clone()), of_budget(budget)),
         _ => (("limit", budget.name.clone()), of_limit(budget)),
     });
-    let models =
-        hot.catalog.aliases.keys().map(|name| (("model", name.clone()), of_model(&hot.catalog, name)));
-    let prices =
-        hot.catalog.prices.iter().map(|(target, price)| (("price", target.to_string()), of_price(price)));
+    let models = aliases
+        .iter()
+        .map(|(name, targets)| (("model", name.clone()), of_model(targets, typed.get(name).cloned())));
+    let prices = prices.iter().map(|(target, price)| (("price", target.to_string()), of_price(price)));
     teams.chain(budgets).chain(models).chain(prices).collect()
 }
 
 fn of_team(team: &TeamSettings) -> Vec<(&'static str, String)> {
+    let TeamSettings { weight, priority_max, models } = team;
     let pattern = |pattern: &ModelPattern| match pattern {
         ModelPattern::Any => "*".to_owned(),
         ModelPattern::Exact(name) => name.clone(),
         ModelPattern::Prefix(prefix) => format!("{prefix}*"),
     };
-    let models: Vec<_> = team.models.iter().map(pattern).collect();
+    let models: Vec<_> = models.iter().map(pattern).collect();
     vec![
-        ("weight", team.weight.to_string()),
-        ("priority_max", team.priority_max.to_string()),
+        ("weight", weight.to_string()),
+        ("priority_max", priority_max.to_string()),
         ("models", models.join(", ")),
     ]
 }
 
 fn of_budget(budget: &Budget) -> Vec<(&'static str, String)> {
+    let Budget { name: _, measure: _, scope: of, limit, per, timezone, when_spent, reserve, alerts } = budget;
+    let alerts: Vec<_> = alerts.iter().map(ToString::to_string).collect();
     vec![
-        ("scope", scope(&budget.scope)),
-        ("limit_usd", NanoUsd(budget.limit).to_string()),
-        ("per", budget.per.as_str().to_owned()),
-        ("timezone", budget.timezone.to_string()),
-        ("when_spent", budget.when_spent.as_str().to_owned()),
-        ("reserve", budget.reserve.as_str().to_owned()),
+        ("scope", scope(of)),
+        ("limit_usd", NanoUsd(*limit).to_string()),
+        ("per", per.as_str().to_owned()),
+        ("timezone", timezone.to_string()),
+        ("when_spent", when_spent.as_str().to_owned()),
+        ("reserve", reserve.as_str().to_owned()),
+        ("alert_percent", alerts.join(", ")),
     ]
 }
 
 fn of_limit(limit: &Budget) -> Vec<(&'static str, String)> {
-    let key = match limit.measure {
+    // What is not looked at follows from what is measured.
+    let Budget { name: _, measure, scope: of, limit, per: _, timezone: _, when_spent, reserve: _, alerts: _ } =
+        limit;
+    let key = match measure {
         Measure::Money => "limit_usd",
         Measure::Tokens => "tokens_per_minute",
         Measure::InFlight => "in_flight",
         Measure::Rate => "requests_per_minute",
         Measure::Repeats => "same_body_per_minute",
     };
-    let on_limit = if limit.when_spent == WhenSpent::Reject { "reject" } else { "wait" };
-    vec![("scope", scope(&limit.scope)), (key, limit.limit.to_string()), ("on_limit", on_limit.to_owned())]
+    let on_limit = if *when_spent == WhenSpent::Reject { "reject" } else { "wait" };
+    vec![("scope", scope(of)), (key, limit.to_string()), ("on_limit", on_limit.to_owned())]
 }
 
 fn scope(scope: &Scope) -> String {
-    let tag = scope.tag.as_ref().map(|(name, value)| format!("{name}={value}"));
+    let Scope { team, project, key, user, tag, provider, model } = scope;
+    let tag = tag.as_ref().map(|(name, value)| format!("{name}={value}"));
     let parts = [
-        ("team", &scope.team),
-        ("project", &scope.project),
-        ("key", &scope.key),
-        ("user", &scope.user),
+        ("team", team),
+        ("project", project),
+        ("key", key),
+        ("user", user),
         ("tag", &tag),
-        ("provider", &scope.provider),
-        ("model", &scope.model),
+        ("provider", provider),
+        ("model", model),
     ];
     let given: Vec<_> =
         parts.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?))).collect();
     if given.is_empty() { "all".to_owned() } else { given.join(", ") }
 }
 
-fn of_model(catalog: &Catalog, name: &str) -> Vec<(&'static str, String)> {
+fn of_model(targets: &[Target], typed: Option<TypedTargets>) -> Vec<(&'static str, String)> {
     let list = |targets: &[Target]| targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let targets = catalog.aliases.get(name).map(Vec::as_slice).unwrap_or_default();
     let mut keys = vec![("targets", list(targets))];
-    let typed = catalog.typed.get(name).cloned().unwrap_or_default();
-    for (key, targets) in
-        [("on_context_too_long", &typed.context_too_long), ("on_content_policy", &typed.content_policy)]
-    {
+    let TypedTargets { context_too_long, content_policy } = typed.unwrap_or_default();
+    for (key, targets) in [("on_context_too_long", context_too_long), ("on_content_policy", content_policy)] {
         if !targets.is_empty() {
-            keys.push((key, list(targets)));
+            keys.push((key, list(&targets)));
         }
     }
     keys
 }
 
 fn of_price(price: &Price) -> Vec<(&'static str, String)> {
+    let Price { input, cached_input, output } = price;
     vec![
-        ("input_usd_per_mtok", usd(price.input)),
-        ("cached_input_usd_per_mtok", usd(price.cached_input)),
-        ("output_usd_per_mtok", usd(price.output)),
+        ("input_usd_per_mtok", usd(*input)),
+        ("cached_input_usd_per_mtok", usd(*cached_input)),
+        ("output_usd_per_mtok", usd(*output)),
     ]
 }

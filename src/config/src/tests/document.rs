@@ -199,6 +199,16 @@ fn a_change_is_named_by_thing_and_key() {
     price local/a/b Changed { key: "output_usd_per_mtok", from: "2.00", to: "2.50" }
     team research Changed { key: "weight", from: "2", to: "3" }
     "#);
+    for (given, to) in [("50, 100", "50, 100"), ("", "")] {
+        let alerts = FILE.replace("limit_usd", &format!("alert_percent = [{given}]\nlimit_usd"));
+        assert_eq!(
+            changes(FILE, &alerts),
+            [format!(
+                "budget team-research-month-4e744df7 \
+                 Changed {{ key: \"alert_percent\", from: \"50, 80, 100\", to: {to:?} }}"
+            )]
+        );
+    }
     let limited =
         |limit: u32| format!("{FILE}[[limits]]\nscope = {{ team = \"research\" }}\nin_flight = {limit}\n");
     assert_eq!(
