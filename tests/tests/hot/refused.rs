@@ -115,11 +115,17 @@ async fn what_does_not_fit_a_process_changes_nothing_there() {
     // The next one that fits is used, also if nothing that can be read was in force.
     let next = apply(&stage, &config(&stage.provider, 4, &["research", "finance", "law"])).await;
     assert_eq!(next, good + 4);
-    // A process that is started on one that does not fit uses its own file.
+    // A process that is started on one that does not fit uses what the others stay with.
+    let version_of_late = async || {
+        let late = stage.broker.run(Role::Router).await;
+        let text = crate::stage::get(&format!("{}/metrics", late.http())).await;
+        let metric =
+            text.lines().find_map(|line| line.strip_prefix("tollgate_config_version{role=\"router\"} "));
+        metric.unwrap_or_else(|| panic!("{text}")).parse::<u64>().unwrap()
+    };
+    bucket.put("applied", b"rubbish".to_vec().into()).await.unwrap();
     bucket.put("applied", applied(unknown).into()).await.unwrap();
-    let late = stage.broker.run(Role::Router).await;
-    let text = crate::stage::get(&format!("{}/metrics", late.http())).await;
-    assert!(text.contains("tollgate_config_version{role=\"router\"} 0"), "{text}");
+    assert_eq!(version_of_late().await, next);
     // Deleted by hand: the files count again.
     bucket.delete("applied").await.unwrap();
     super::eventually(PATIENCE, "the files to count again", async || {
@@ -131,6 +137,9 @@ async fn what_does_not_fit_a_process_changes_nothing_there() {
     stage.client.publish(&Request::chat(&finance, "small", "two")).await;
     let response = stage.client.await_response(&finance, PATIENCE).await.value();
     assert_eq!(response["error"]["code"], "unknown_team", "{response}");
+    // What was in force before that does not come back.
+    bucket.put("applied", applied(unknown).into()).await.unwrap();
+    assert_eq!(version_of_late().await, 0);
 }
 
 /// Without a file the built-in settings are what a version is laid over.

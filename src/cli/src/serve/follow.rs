@@ -52,10 +52,39 @@ impl Follower {
             Failure::unreachable(format!("the configuration that is applied cannot be read: {reason}"))
         })?;
         follower.tell_version(0);
-        if let Some(over) = applied.and_then(|version| follower.hear(&version)) {
+        let mut over = applied.and_then(|version| follower.hear(&version));
+        if over.is_none() && follower.heard().refused.is_some() {
+            over = follower.hear_earlier().await?;
+        }
+        if let Some(over) = over {
             *settings = over;
         }
         Ok(follower)
+    }
+
+    /// The last version cannot be used: the last one before it that can, which is what this process would have stayed with
+    /// if it had not been started anew. Its own file may be without budgets.
+    async fn hear_earlier(&self) -> Result<Option<Settings>, Failure> {
+        let kept = self.bus.versions(CONFIG, KEY).await.map_err(|reason| {
+            Failure::unreachable(format!("the configurations that were applied cannot be read: {reason}"))
+        })?;
+        let refused = self.heard().last;
+        let earlier = kept.iter().rev().filter(|version| version.revision < refused);
+        // Where it was deleted, the file counted.
+        let applied = earlier.map_while(|version| Some((version.revision, version.value.as_ref()?)));
+        for (version, value) in applied {
+            if let Ok(settings) = self.lay_over(version, value) {
+                self.replace(Arc::new(settings.hot(version)));
+                tracing::warn!(
+                    version,
+                    refused,
+                    "an earlier version is in use, as the last cannot be used here"
+                );
+                return Ok(Some(settings));
+            }
+        }
+        tracing::warn!(refused, "no version that is kept can be used here: the own file's counts");
+        Ok(None)
     }
 
     /// What is in force, now and from now on.
