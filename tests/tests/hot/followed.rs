@@ -232,3 +232,35 @@ async fn limits_count_for_what_waits_already() {
     stage.idle().await;
     stage.stop().await;
 }
+
+/// Calls wait in a worker's places for minutes under one a minute of its provider's account, and go on when more may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_an_account_count_for_calls_that_wait_already() {
+    let limited = |provider: &Provider, per_minute: u32| {
+        let config = Config::new().provider("sim", &provider.base_url(), 16, &[("m-1", PRICE)]);
+        let limit = format!(
+            "[[limits]]\nname = \"account\"\nscope = {{ provider = \"sim\" }}\nrequests_per_minute = {per_minute}\n"
+        );
+        config.model("small", &["sim/m-1"]).team(TEAM).raw(&limit)
+    };
+    let roles = [Role::Router, Role::Worker, Role::Ledger];
+    let mut stage = Stage::with(&roles, |provider| limited(provider, 1)).await;
+    let requests: Vec<_> = (0..8).map(|n| request(&format!("r{n}"), 2)).collect();
+    stage.client.publish_all(&requests).await;
+    eventually(PATIENCE, "numbers that are waited for", async || {
+        let asked = stage.client.read_stream("LLM_PACE").await.len();
+        let waiting = stage.client.message_count("LLM_DISPATCH_sim").await;
+        if asked >= 1 && waiting >= 6 { Ok(()) } else { Err((asked, waiting)) }
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    apply(&stage, &limited(&stage.provider, 6_000)).await;
+    let raised = std::time::Instant::now();
+    for request in &requests {
+        let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+        assert_eq!(response["status"], "succeeded", "{response}");
+    }
+    assert!(raised.elapsed() < Duration::from_secs(30), "{:?}", raised.elapsed());
+    stage.idle().await;
+    stage.stop().await;
+}

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
 use tollgate_health::Ended;
 use tollgate_policy::failure::{Class, Health};
 use tollgate_policy::health::{Outcome, Window};
@@ -26,6 +27,10 @@ pub(super) struct Observed {
     keys: Mutex<KeyRing>,
     /// By key.
     quotas: Mutex<Vec<Quota>>,
+    /// Who waits for what a provider said is left, one after the other: the first looks for all.
+    queue: tokio::sync::Mutex<()>,
+    /// A call has ended, so that more may be known of that.
+    heard: watch::Sender<()>,
 }
 
 impl Observed {
@@ -36,6 +41,8 @@ impl Observed {
             budget: Mutex::default(),
             keys: Mutex::new(KeyRing::new(keys)),
             quotas: Mutex::new(vec![Quota::default(); keys.max(1)]),
+            queue: tokio::sync::Mutex::default(),
+            heard: watch::Sender::default(),
         }
     }
 
@@ -53,6 +60,26 @@ impl Observed {
 
     fn budget(&self) -> MutexGuard<'_, RetryBudget> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a call with the key of now, by what the provider said is left for it.
+    fn begin(&self, now: Timestamp) -> Result<(), Timestamp> {
+        let key = self.keys().pick(now).unwrap_or_default();
+        self.quotas().get_mut(key).map_or(Ok(()), |quota| quota.begin(now))
+    }
+
+    /// Waits until a call may begin by what the provider said is left, in the order in which it is asked for.
+    async fn wait_for_quota(&self) {
+        let _first = self.queue.lock().await;
+        let mut heard = self.heard.subscribe();
+        loop {
+            let now = tollgate_bus::now();
+            let Err(at) = self.begin(now) else { return };
+            tokio::select! {
+                () = tokio::time::sleep((at - now).to_std().unwrap_or_default()) => {}
+                _ = heard.changed() => {}
+            }
+        }
     }
 
     /// When a model last answered.
@@ -90,14 +117,15 @@ impl Shop {
     /// Notes what the provider says is left for a key after a call of so many tokens.
     pub(super) fn note_left(&self, key: usize, left: &[Left], tokens: u64, now: Timestamp, rules: &Rules) {
         if let Some(quota) = self.observed.quotas().get_mut(key) {
-            quota.note(left, tokens, now, rules.retry_after_ms_max);
+            quota.note(left, tokens, now, rules.retry_after_ms_max, self.max_in_flight);
         }
+        // Also if nothing is said: another key may be the one to use now.
+        self.observed.heard.send_replace(());
     }
 
-    /// When a call with the key of now may begin by what the provider said is left.
-    pub(super) fn quota_turn(&self, now: Timestamp) -> Timestamp {
-        let key = self.key_now(now).unwrap_or_default();
-        self.observed.quotas().get_mut(key).map_or(now, |quota| quota.turn(now))
+    /// Waits until a call may begin by what the provider said is left.
+    pub(super) async fn wait_for_quota(&self) {
+        self.observed.wait_for_quota().await;
     }
 
     /// Whether the provider's retry budget has one left; takes it.
@@ -176,5 +204,46 @@ impl Work<'_> {
         };
         let until = retry::later(now, pause_ms, Timestamp::MAX_UTC);
         self.context.health.throttle(&self.shop.name, until, now).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn left(remaining: u64) -> [Left; 1] {
+        [Left { is_of_tokens: false, limit: 600, remaining, full_in_ms: 600 * 300_000 }]
+    }
+
+    /// One low answer holds nobody longer than it takes until a better one is here.
+    #[tokio::test]
+    async fn who_waits_goes_on_when_an_answer_says_that_there_is_plenty() {
+        let observed = Arc::new(Observed::new(1));
+        let note = |remaining| {
+            let mut quotas = observed.quotas();
+            quotas[0].note(&left(remaining), 1, tollgate_bus::now(), 300_000, 8);
+            drop(quotas);
+            observed.heard.send_replace(());
+        };
+        note(0);
+        let mut waiting = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let observed = Arc::clone(&observed);
+            waiting.spawn(async move { observed.wait_for_quota().await });
+        }
+        let soon = Duration::from_millis(100);
+        assert!(tokio::time::timeout(soon, waiting.join_next()).await.is_err(), "nothing is left");
+        note(2);
+        for _ in 0..2 {
+            waiting.join_next().await.unwrap().unwrap();
+        }
+        assert!(tokio::time::timeout(soon, waiting.join_next()).await.is_err(), "two were left");
+        note(500);
+        while let Some(went) = waiting.join_next().await {
+            went.unwrap();
+        }
     }
 }

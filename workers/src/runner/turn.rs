@@ -2,10 +2,13 @@
 //! looked at before each call, so that retries count, too.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::budget::Budget;
+use tollgate_policy::hot::Hot;
 use tollgate_policy::pace::{self, Asking, Numbered};
 use tollgate_protocol::Timestamp;
 use tollgate_protocol::job::Target;
@@ -17,22 +20,51 @@ const PATIENCE: Patience = Patience(Duration::from_secs(5));
 /// How soon a limit that does not answer is asked again.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// Limits of a call by name, each with its requests per minute.
+type Limits = Vec<(String, NonZeroU32)>;
+
 impl Work<'_> {
     /// Waits for the turn of a call under all limits of its account. `false`: the worker stops, or the deadline has come.
     pub(super) async fn wait_for_turn(&self, target: &Target) -> bool {
         // What the provider said is left is this process's own to share out. First, because a number does not keep.
-        let now = tollgate_bus::now();
-        let at = self.shop.quota_turn(now);
-        if at > now && !self.sleep_until(at).await {
-            return false;
+        tokio::select! {
+            () = self.cut() => return false,
+            () = self.shop.wait_for_quota() => {}
         }
+        let mut hot = self.context.settings.hot.clone();
+        loop {
+            let limits = self.limits(target, &hot.borrow_and_update());
+            // Numbers of a limit that has another number now are void, as late ones are.
+            tokio::select! {
+                is_turn = self.wait_for_numbers(&limits) => return is_turn,
+                () = self.limits_change(target, &limits, &mut hot) => {}
+            }
+        }
+    }
+
+    /// The limits of requests per minute of a call.
+    fn limits(&self, target: &Target, hot: &Hot) -> Limits {
         let (team, meta) = (self.job.identity.team.as_str(), &self.job.meta);
-        let budgets = self.context.settings.hot.borrow().budgets.clone();
         let of_it = |limit: &&Budget| limit.is_for_call(team, meta, &target.provider, &target.model);
-        let mut limits: Vec<_> =
-            budgets.0.iter().filter(of_it).map(|limit| (limit, per_minute(limit))).collect();
+        let of_it = hot.budgets.0.iter().filter(of_it);
+        let mut limits: Vec<_> = of_it.map(|limit| (limit.name.clone(), per_minute(limit))).collect();
         // The slow ones first: their numbers are good for longer.
         limits.sort_by_key(|(_, per_minute)| *per_minute);
+        limits
+    }
+
+    /// Waits until a call has other limits than these. What else changes does not cost it its numbers.
+    async fn limits_change(&self, target: &Target, limits: &Limits, hot: &mut watch::Receiver<Arc<Hot>>) {
+        while hot.changed().await.is_ok() {
+            if self.limits(target, &hot.borrow_and_update()) != *limits {
+                return;
+            }
+        }
+        // Nobody is left who could change them.
+        std::future::pending().await
+    }
+
+    async fn wait_for_numbers(&self, limits: &Limits) -> bool {
         let mut turns = vec![None; limits.len()];
         // A number can become void while one waits for that of another limit.
         while turns.iter().any(Option::is_none) {
@@ -52,18 +84,18 @@ impl Work<'_> {
     }
 
     /// The time of a number, when it has come.
-    async fn wait_for_number(&self, limit: &Budget, per_minute: NonZeroU32) -> Option<Timestamp> {
+    async fn wait_for_number(&self, limit: &str, per_minute: NonZeroU32) -> Option<Timestamp> {
         let mut asking = Asking::new(per_minute);
         loop {
             let add = asking.next(tollgate_bus::now());
             let id = add.id.as_deref();
-            let added = self.context.bus.add_numbers(&limit.name, &add.cell, add.amount, id, PATIENCE).await;
+            let added = self.context.bus.add_numbers(limit, &add.cell, add.amount, id, PATIENCE).await;
             let later = match added.map(|number| asking.heard(number, tollgate_bus::now())) {
                 Ok(Some(Numbered::At(at))) => return self.sleep_until(at).await.then_some(at),
                 Ok(Some(Numbered::Later(at))) => at,
                 Ok(None) => continue,
                 Err(error) => {
-                    tracing::warn!(%error, limit = limit.name, "a limit's counter does not answer, trying again");
+                    tracing::warn!(%error, limit, "a limit's counter does not answer, trying again");
                     tollgate_bus::now() + RETRY
                 }
             };
@@ -76,13 +108,23 @@ impl Work<'_> {
 
     /// `false`: it was cut by a stop or by the deadline.
     async fn sleep_until(&self, at: Timestamp) -> bool {
-        let end = at.min(self.job.deadline);
         tokio::select! {
-            () = self.context.stop.cancelled() => return false,
-            () = tokio::time::sleep((end - tollgate_bus::now()).to_std().unwrap_or_default()) => {}
+            () = self.cut() => false,
+            () = sleep_until(at) => at < self.job.deadline,
         }
-        at < self.job.deadline
     }
+
+    /// Waits for a stop or the deadline.
+    async fn cut(&self) {
+        tokio::select! {
+            () = self.context.stop.cancelled() => {}
+            () = sleep_until(self.job.deadline) => {}
+        }
+    }
+}
+
+async fn sleep_until(at: Timestamp) {
+    tokio::time::sleep((at - tollgate_bus::now()).to_std().unwrap_or_default()).await;
 }
 
 fn per_minute(limit: &Budget) -> NonZeroU32 {
