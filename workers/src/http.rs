@@ -17,6 +17,9 @@ pub(crate) const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// OpenAI documents it for support: the caller's own name of a call. Ours is the `ce-id` of its usage event.
 const CLIENT_REQUEST_ID: &str = "x-client-request-id";
 
+/// Shorter keys are words, and protect nothing.
+const KEY_BYTES_MIN: usize = 8;
+
 /// Why there is no whole answer.
 #[derive(Debug)]
 pub(crate) enum Broken {
@@ -111,7 +114,21 @@ impl Endpoint {
         let retry_after_ms = retry_after_ms(response.headers(), now);
         let left = quota::left(response.headers(), now);
         let body = read_body(response, self.timeouts.idle).await?;
+        // Clients read what a refusal says, and some servers say what they were sent.
+        let body = if status < 400 { body } else { self.without_keys(body) };
         Ok(Answer { status, retry_after_ms, left, body })
+    }
+
+    fn without_keys(&self, body: Bytes) -> Bytes {
+        let text = |value: &HeaderValue| value.to_str().ok()?.strip_prefix("Bearer ").map(str::to_owned);
+        let keys = self.authorizations.iter().filter_map(text).filter(|key| key.len() >= KEY_BYTES_MIN);
+        let is_there = |key: &String| body.windows(key.len()).any(|found| found == key.as_bytes());
+        let found: Vec<String> = keys.filter(is_there).collect();
+        if found.is_empty() {
+            return body;
+        }
+        let text = String::from_utf8_lossy(&body).into_owned();
+        found.iter().fold(text, |text, key| text.replace(key.as_str(), "[api key]")).into()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use chrono::TimeDelta;
 use tollgate_protocol::record::{Dead, Next};
 use tollgate_protocol::response::{Attempt, Outcome};
 use tollgate_protocol::{ErrorCode, Timestamp};
@@ -252,12 +253,24 @@ fn count<'a>(attempts: impl Iterator<Item = &'a Attempt>) -> u32 {
     u32::try_from(attempts.count()).unwrap_or(u32::MAX)
 }
 
-/// Whether a failure is not held against its request: the target answered nobody else since the call began, or
-/// asked for a pause.
-pub fn is_excused(class: Class, started_at: Timestamp, last_success: Option<Timestamp>) -> bool {
+/// Whether a failure is not held against its request: the target answered nobody else since the request last failed there,
+/// or since this call began, or it asked for a pause. `before` are the request's earlier attempts.
+pub fn is_excused(
+    class: Class,
+    failed: &Attempt,
+    before: &[Attempt],
+    last_success: Option<Timestamp>,
+) -> bool {
     let rule = class.rule();
+    // No other answer fits into a call that fails within a millisecond; between two of them there is time for some.
+    let is_there = |attempt: &&Attempt| attempt.provider == failed.provider && attempt.model == failed.model;
+    let last_there = before.iter().rev().find(is_there).map(|attempt| {
+        let took = TimeDelta::milliseconds(i64::try_from(attempt.duration_ms).unwrap_or(i64::MAX / 4));
+        attempt.started_at.checked_add_signed(took).unwrap_or(attempt.started_at)
+    });
+    let since = last_there.map_or(failed.started_at, |last| last.min(failed.started_at));
     match rule.remedy {
-        Remedy::TryAgain => rule.tries_max.is_none() || last_success.is_none_or(|last| last < started_at),
+        Remedy::TryAgain => rule.tries_max.is_none() || last_success.is_none_or(|last| last < since),
         Remedy::NextTarget | Remedy::TypedTarget | Remedy::Nothing => false,
     }
 }

@@ -23,7 +23,7 @@ fn completion(text: &str) -> String {
 fn behaviour(key: &str) -> Behaviour {
     let status = |status, body: String| Behaviour::Status { status, headers: Vec::new(), body };
     match key.rsplit(' ').next().unwrap_or_default() {
-        "refused" => status(400, format!(r#"{{"error":{{"message":"{ANSWER}","code":"{ANSWER}"}}}}"#)),
+        "refused" => status(400, format!(r#"{{"error":{{"message":"{ANSWER} {KEY}","code":"{ANSWER}"}}}}"#)),
         "overloaded" => status(503, ANSWER.to_owned()),
         "malformed" => status(200, format!(r#"{{"choices":"{ANSWER}"}}"#)),
         "truncated" => status(200, format!(r#"{{"choices":[{{"message":"{ANSWER}"#)),
@@ -71,9 +71,13 @@ async fn nothing_confidential_is_in_logs_or_metrics() {
     let body = format!(r#"{{"model":"keyed/m-1","messages":[{{"role":"user","content":"{PROMPT} ask"}}]}}"#);
     let asked = stage.client.nats().request("llm.ask.research.high", body.into()).await.unwrap();
     assert!(String::from_utf8_lossy(&asked.payload).contains(ANSWER), "the caller gets it");
+    let mut quoted = 0;
     for identity in &answers {
-        stage.client.await_response(identity, PATIENCE).await;
+        let response = stage.client.await_response(identity, PATIENCE).await.value().to_string();
+        assert!(!response.contains(KEY), "a refusal that quotes our key: {response}");
+        quoted += usize::from(response.contains("[api key]"));
     }
+    assert_eq!(quoted, 2);
     stage.idle().await;
     let authorization = &stage.provider.calls()[0].headers["authorization"];
     assert_eq!(authorization, &format!("Bearer {KEY}"), "the provider gets it");

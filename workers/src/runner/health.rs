@@ -144,7 +144,7 @@ impl Work<'_> {
     pub(super) fn excuse(&self, attempt: &mut Attempt, seen: Seen) {
         if let Seen::Failure(class) = seen {
             let last_success = self.shop.observed.last_success(&attempt.model);
-            attempt.excused = retry::is_excused(class, attempt.started_at, last_success);
+            attempt.excused = retry::is_excused(class, attempt, &self.history, last_success);
         }
     }
 

@@ -195,11 +195,15 @@ fn lost_attempts_are_made_again_then_apart_then_buried() {
 #[test]
 fn only_who_was_answered_meanwhile_holds_a_failure_against_a_request() {
     let class = Class::Overloaded;
-    assert!(is_excused(class, at(5), None));
-    assert!(is_excused(class, at(5), Some(at(4))));
-    assert!(!is_excused(class, at(5), Some(at(6))));
-    assert!(is_excused(Class::Throttled { retry_after_ms: None }, at(5), Some(at(6))));
-    assert!(!is_excused(Class::Rejected, at(5), None));
+    let failed =
+        |target, second| Attempt { started_at: at(second), ..attempt(target, Outcome::Failed, None, true) };
+    let excused =
+        |class, before: &[Attempt], last: Option<i64>| is_excused(class, &failed(0, 5), before, last.map(at));
+    assert!(excused(class, &[], None) && excused(class, &[], Some(4)) && !excused(class, &[], Some(6)));
+    assert!(!excused(class, &[failed(0, 2)], Some(4)), "between its two calls another one was answered");
+    assert!(excused(class, &[failed(0, 2)], Some(1)) && excused(class, &[failed(1, 2)], Some(4)));
+    assert!(excused(Class::Throttled { retry_after_ms: None }, &[], Some(6)));
+    assert!(!excused(Class::Rejected, &[], None));
 }
 
 proptest! {

@@ -28,7 +28,7 @@ impl Work {
         let target = Target { provider: attempt.provider.clone(), model: attempt.model.clone() };
         if let Seen::Failure(class) = seen {
             let last = self.worker.windows.borrow().get(&target).and_then(|window| window.last_success());
-            attempt.excused = retry::is_excused(class, attempt.started_at, last);
+            attempt.excused = retry::is_excused(class, &attempt, &self.history, last);
             self.note_health(&target, seen).await;
             return self.conclude_with(claim, attempt, result).await;
         }
