@@ -61,3 +61,36 @@ async fn usage_status_and_doctor_say_what_is() {
     assert!(usage.stderr.contains("no ledger answers"), "{}", usage.stderr);
     stage.start(Role::Router).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_and_what_changes_nothing_is_no_success() {
+    const BUDGET: &str = "[[budgets]]\nname = \"all\"\nscope = {}\nlimit_usd = \"1\"\nper = \"total\"\n";
+    let roles = [Role::Router, Role::Worker];
+    let stage = Stage::with(&roles, |provider| config(provider, 8, &["alpha"]).raw(BUDGET)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let refused = async |arguments: &[&str], code: i32, part: &str| {
+        let ended = run(&stage, dir.path(), arguments).await;
+        assert_eq!(ended.code, Some(code), "{arguments:?}: {}{}", ended.stdout, ended.stderr);
+        assert!(ended.stderr.contains(part), "{arguments:?} does not say {part:?}:\n{}", ended.stderr);
+    };
+    for command in ["pause", "resume"] {
+        refused(&["provider", command, "nosuch"], 1, "no provider \"nosuch\"").await;
+    }
+    // Paused, and then taken out of the configuration.
+    assert_eq!(run(&stage, dir.path(), &["provider", "pause", "sim"]).await.code, Some(0));
+    let health = stage.client.jetstream().get_key_value("llm_health").await.unwrap();
+    let paused = health.get("provider.sim").await.unwrap().unwrap();
+    health.put("provider.gone", paused).await.unwrap();
+    for name in ["sim", "gone"] {
+        let resumed = run(&stage, dir.path(), &["provider", "resume", name]).await;
+        assert_eq!(resumed.code, Some(0), "{}", resumed.stderr);
+    }
+    refused(&["provider", "resume", "gone"], 1, "no provider \"gone\"").await;
+
+    refused(&["config", "rollback", "0"], 1, "there is no version 0 (kept: none)").await;
+    refused(&["budget", "raise", "all", "--by-usd", "0"], 2, "more than 0").await;
+    let same = run(&stage, dir.path(), &["budget", "set", "all", "--limit-usd", "1.0", "--json"]).await;
+    assert_eq!(same.json(), serde_json::json!({"version": null, "applied": false, "changes": []}));
+    let history = run(&stage, dir.path(), &["config", "history", "--json"]).await.json();
+    assert_eq!(history["versions"], serde_json::json!([]));
+}

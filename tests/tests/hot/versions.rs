@@ -63,8 +63,12 @@ async fn versions_are_planned_applied_kept_and_rolled_back() {
     );
     let named = run(&stage, &["config", "rollback", "2", "--json"]).await.json();
     assert_eq!(named["version"], 4);
-    let missing = run(&stage, &["config", "rollback", "99"]).await;
-    assert_eq!(missing.code, Some(2), "{}", missing.stderr);
+    for (command, number) in [("rollback", "0"), ("rollback", "99"), ("show", "0"), ("show", "99")] {
+        let missing = run(&stage, &["config", command, number]).await;
+        assert_eq!(missing.code, Some(1), "{}", missing.stderr);
+        let said = format!("there is no version {number} (kept: 1 to 4)");
+        assert!(missing.stderr.contains(&said), "{}", missing.stderr);
+    }
     let history = run(&stage, &["config", "history", "--json"]).await.json();
     let notes: Vec<_> =
         history["versions"].as_array().unwrap().iter().map(|version| version["note"].clone()).collect();
@@ -105,6 +109,10 @@ async fn of_two_at_once_one_wins_and_the_other_is_told() {
     // What changes one value only is made again on top of the other's.
     let budget = "[[budgets]]\nname = \"all\"\nscope = {}\nlimit_usd = \"1\"\nper = \"total\"\n";
     assert_eq!(apply(&stage, &with(&stage.provider, &["a"]).raw(budget)).await, 6);
+    let nothing = run(&stage, &["budget", "raise", "all", "--by-usd", "0.0"]).await;
+    assert_eq!(nothing.code, Some(2), "{}", nothing.stdout);
+    let same = run(&stage, &["budget", "set", "all", "--limit-usd", "1.00"]).await;
+    assert_eq!((same.code, same.stdout.trim()), (Some(0), "no change: version 6 stays in force"));
     let raises: Vec<_> =
         (0..4).map(|_| start(&stage, &["budget", "raise", "all", "--by-usd", "0.25"])).collect();
     for raise in &raises {

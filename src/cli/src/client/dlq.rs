@@ -112,7 +112,11 @@ async fn list(bus: &Bus, which: &Which, output: &Output) -> Result<ExitCode, Fai
         return Ok(ExitCode::SUCCESS);
     }
     if letters.is_empty() {
-        output.line("There are no dead letters.");
+        output.line(match read(bus, &Which::default()).await?.len() {
+            0 => "There are no dead letters.".to_owned(),
+            1 => "The one dead letter that there is does not match.".to_owned(),
+            others => format!("None of the {others} dead letters matches."),
+        });
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = Table::new(&[">count", "code", "provider", "why", "message", "example"]);

@@ -50,8 +50,9 @@ pub(crate) async fn run(args: OutageArgs, global: &Global, output: &Output) -> R
         let names: Vec<&str> =
             reply["providers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         output.line(format!(
-            "{} fail for {:?}; `tollgate watch` shows what follows",
+            "{} {} for {:?}; `tollgate watch` shows what follows",
             names.join(", "),
+            if names.len() == 1 { "fails" } else { "fail" },
             args.time
         ));
     }

@@ -18,11 +18,14 @@ const PROBLEMS_SHOWN: usize = 100;
 /// Room for subject and headers, which the server counts in.
 const HEADERS_BYTES_MAX: usize = 1_024;
 
+/// The team of who names none.
+const TEAM: &str = "default";
+
 /// The team.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct TeamArg {
     /// The team
-    #[arg(long, env = "TOLLGATE_TEAM", default_value = "default")]
+    #[arg(long, env = "TOLLGATE_TEAM", default_value = TEAM)]
     pub(crate) team: String,
 }
 
@@ -31,6 +34,11 @@ impl TeamArg {
     pub(crate) fn parse(&self) -> Result<Team, Failure> {
         Team::parse(&self.team).map_err(|error| Failure::usage(format!("--team {:?}: {error}", self.team)))
     }
+}
+
+/// The team where none is named.
+pub(crate) fn default_team() -> Result<Team, Failure> {
+    TeamArg { team: TEAM.to_owned() }.parse()
 }
 
 /// Where the results go.

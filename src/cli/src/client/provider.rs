@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use tollgate_bus::Bus;
 use tollgate_health::Health;
 use tollgate_policy::health::{Availability, Breaker, Why};
 use tollgate_protocol::Timestamp;
@@ -53,9 +54,8 @@ pub(crate) async fn run(args: ProviderArgs, global: &Global, output: &Output) ->
     }
 }
 
-async fn health(at: &At, global: &Global) -> Result<Health, Failure> {
-    let bus = connect::bus(global, at).await?;
-    let health = Health::new(&bus);
+async fn health(bus: &Bus) -> Result<Health, Failure> {
+    let health = Health::new(bus);
     health.load().await.map_err(|reason| {
         Failure::failed(format!(
             "the health of the providers cannot be read: {reason}. Did a broker ever run here?"
@@ -77,12 +77,15 @@ async fn set_paused(
         return Err(Failure::usage(format!("{name:?} is no provider's name")));
     }
     let bus = connect::bus(global, at).await?;
-    // A name that is only misspelt must not look as if its provider were called no more.
+    let health = health(&bus).await?;
+    // A name that is only misspelt must not look as if its provider were called no more, or again.
     let is_known = bus.jetstream().get_stream(bus.subjects().dispatch_stream(name)).await.is_ok();
-    if is_paused && !is_known {
+    // One that was taken out of the configuration while it was paused would otherwise stay so for good.
+    let was_paused =
+        || health.all().0.iter().any(|(known, health)| known == name && health.paused_since.is_some());
+    if !is_known && (is_paused || !was_paused()) {
         return Err(Failure::failed(format!("the broker has no provider {name:?}, or does not answer")));
     }
-    let health = health(at, global).await?;
     if !health.set_paused(name, is_paused, tollgate_bus::now()).await {
         return Err(Failure::failed("the bucket of the providers' health does not take the change"));
     }
@@ -97,7 +100,7 @@ async fn set_paused(
 }
 
 async fn list(at: &At, global: &Global, output: &Output) -> Result<ExitCode, Failure> {
-    let health = health(at, global).await?;
+    let health = health(&connect::bus(global, at).await?).await?;
     let (providers, targets) = health.all();
     if output.json {
         let providers: Vec<_> = providers

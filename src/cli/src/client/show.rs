@@ -24,7 +24,7 @@ pub(crate) struct ShowArgs {
     pub(crate) id: String,
     #[command(flatten)]
     pub(crate) at: At,
-    /// Its team; without it, all teams are searched
+    /// Its team; without it, an id is searched in all teams, and a custom_id is of the team `default`
     #[arg(long, env = "TOLLGATE_TEAM")]
     pub(crate) team: Option<String>,
     /// Its group; without it, all groups are searched
@@ -51,12 +51,17 @@ fn patterns(args: &ShowArgs) -> Result<Vec<String>, Failure> {
     if given_by_broker || RequestId::parse(&args.id).is_ok() {
         patterns.push(format!("{team_token}.{group_token}.{}", args.id));
     }
-    if let (Some(team), Some(group)) = (&team, &group) {
+    // An id can be looked for in all teams; a custom_id cannot, as the id that is made of it has the team in it.
+    if let Some(group) = &group {
+        let team = match &team {
+            Some(team) => team,
+            None => &plan::default_team()?,
+        };
         patterns.push(format!("{team}.{group}.{}", batch::request_id(team, group, &args.id)));
     }
     if patterns.is_empty() {
         return Err(Failure::usage(format!(
-            "{:?} is not an id. For a custom_id of a batch, give --team and --group as well",
+            "{:?} is not an id. For a custom_id of a batch, give --group as well",
             args.id
         )));
     }
@@ -80,12 +85,12 @@ pub(crate) async fn run(args: ShowArgs, global: &Global, output: &Output) -> Res
         .filter(|message| !message.subject.starts_with(&response_prefix))
         .filter(|message| !answers.iter().any(|answer| same_request(answer, message)))
         .collect();
-    if answers.is_empty()
-        && open.is_empty()
-        && let [pattern] = &patterns[..]
-        && let Some(identity) = Identity::from_tokens(pattern)
-        && let Some(found) = whereabouts::find(&bus, &identity).await?
-    {
+    for identity in patterns.iter().filter_map(|pattern| Identity::from_tokens(pattern)) {
+        if !answers.is_empty() || !open.is_empty() {
+            break;
+        }
+        let Some(found) = whereabouts::find(&bus, &identity).await? else { continue };
+        let pattern = &identity.to_string();
         if output.json {
             output.json(&json!({"request": pattern, "answered": false, "where": found.json}));
         } else {
@@ -99,8 +104,8 @@ pub(crate) async fn run(args: ShowArgs, global: &Global, output: &Output) -> Res
     if answers.is_empty() && open.is_empty() {
         return Err(Failure::failed(format!(
             "nothing is stored for {}. It waits in the queue and was never tried, or was answered longer ago than \
-             answers are kept, or was never accepted. `tollgate status` shows what waits; a custom_id needs --team \
-             and --group",
+             answers are kept, or was never accepted. `tollgate status` shows what waits; a custom_id needs \
+             --group, and --team if that is not `default`",
             args.id
         )));
     }
@@ -276,25 +281,21 @@ mod tests {
 
     #[test]
     fn a_request_is_found_by_whatever_is_known_of_it() {
+        let default = |custom_id| {
+            let (team, group) = (plan::default_team().unwrap(), plan::parse_group("g").unwrap());
+            format!("default.g.{}", batch::request_id(&team, &group, custom_id))
+        };
         for (id, team, group, expected) in [
             ("a", None, None, "*.*.a"),
             ("a", Some("t"), None, "t.*.a"),
             ("t.g.a", None, None, "t.g.a"),
             ("seq-7", Some("t"), Some("_"), "t._.seq-7"),
             ("my id!", Some("t"), Some("g"), "t.g.f69808f2-03fa-5ea4-8074-3bb607577e43"),
+            ("my id!", None, Some("g"), &default("my id!")),
+            ("a", None, Some("g"), &format!("*.g.a {}", default("a"))),
             ("a", Some("*"), None, "--team: expected 1 to 64 characters of A-Z a-z 0-9 _ -"),
-            (
-                "seq-x",
-                None,
-                None,
-                "\"seq-x\" is not an id. For a custom_id of a batch, give --team and --group as well",
-            ),
-            (
-                ">",
-                None,
-                None,
-                "\">\" is not an id. For a custom_id of a batch, give --team and --group as well",
-            ),
+            ("seq-x", None, None, "\"seq-x\" is not an id. For a custom_id of a batch, give --group as well"),
+            (">", None, None, "\">\" is not an id. For a custom_id of a batch, give --group as well"),
         ] {
             assert_eq!(patterns_of(id, team, group), expected, "{id}");
         }

@@ -74,7 +74,13 @@ fn begin(payload: &[u8], running: &[(String, Simulator)]) -> Result<Vec<String>,
         simulator.outage(lasts, outage.status).map_err(|error| error.to_string())?;
         names.push(name.clone());
     }
-    if names.is_empty() { Err("no such provider is a simulator here".to_owned()) } else { Ok(names) }
+    match outage.provider {
+        Some(wanted) if names.is_empty() => {
+            let here: Vec<_> = running.iter().map(|(name, _)| name.as_str()).collect();
+            Err(format!("no provider {wanted:?} is a simulator here; there are: {}", here.join(", ")))
+        }
+        _ => Ok(names),
+    }
 }
 
 async fn start_all(

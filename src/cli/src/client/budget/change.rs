@@ -52,6 +52,9 @@ pub(super) async fn set(args: SetArgs, global: &Global, output: &Output) -> Resu
 /// `budget raise`.
 pub(super) async fn raise(args: RaiseArgs, global: &Global, output: &Output) -> Result<ExitCode, Failure> {
     let more = args.by_usd;
+    if more == NanoUsd(0) {
+        return Err(Failure::usage("--by-usd: expected more than 0"));
+    }
     change(&args.name, |limit| limit.plus(more), args.note.as_deref(), &args.at, global, output).await
 }
 
@@ -77,11 +80,11 @@ async fn change(
             return Err(Failure::usage(format!("there is no budget {name:?}; there are: {known}")));
         };
         let limit = next(before);
-        let what = What::Changed { key: "limit_usd", from: before.to_string(), to: limit.to_string() };
-        let changes = [Change { kind: "budget", name: name.to_owned(), what }];
-        if let Some(version) = version.filter(|_| limit == before) {
+        if limit == before {
             return applied::unchanged(version, output);
         }
+        let what = What::Changed { key: "limit_usd", from: before.to_string(), to: limit.to_string() };
+        let changes = [Change { kind: "budget", name: name.to_owned(), what }];
         let changed = document
             .with_limit(name, limit)
             .ok_or_else(|| Failure::failed(format!("the limit of {name} cannot be changed")))?;

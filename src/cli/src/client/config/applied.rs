@@ -173,9 +173,7 @@ pub(super) async fn rollback(
         Failure::usage(format!("version {version} cannot be applied by this version of tollgate: {reason}"))
     })?;
     let Some((_, document)) = read.flatten() else {
-        return Err(Failure::usage(format!(
-            "there is no version {version}: `tollgate config history` lists those that are kept"
-        )));
+        return Err(kept::no_version(&bus, version).await?);
     };
     let changes = changes_from(&current, &document)?;
     let write = Write { bus: &bus, document: &document, note: args.note.as_deref(), again: Some(version) };
@@ -202,7 +200,7 @@ struct Write<'a> {
 impl Write<'_> {
     async fn to(&self, current: &Current, changes: &[Change], output: &Output) -> Result<ExitCode, Failure> {
         let version = match current.version() {
-            Some(version) if changes.is_empty() => return unchanged(version, output),
+            Some(version) if changes.is_empty() => return unchanged(Some(version), output),
             _ => kept::write(self.bus, self.document, self.note, self.again, current.revision).await?,
         };
         written(self.bus, version.ok_or_else(kept::overtaken)?, changes, output).await
@@ -210,11 +208,16 @@ impl Write<'_> {
 }
 
 /// Says that what is in force is what was wanted.
-pub(crate) fn unchanged(version: Sequence, output: &Output) -> Result<ExitCode, Failure> {
+pub(crate) fn unchanged(version: Option<Sequence>, output: &Output) -> Result<ExitCode, Failure> {
     if output.json {
         output.json(&json!({"version": version, "applied": false, "changes": []}));
     } else {
-        output.line(format!("no change: version {version} stays in force"));
+        output.line(match version {
+            Some(version) => format!("no change: version {version} stays in force"),
+            None => {
+                "no change: nothing was applied, and the file of each process counts as before".to_owned()
+            }
+        });
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -283,12 +286,10 @@ pub(super) async fn show(args: ShowArgs, global: &Global, output: &Output) -> Re
     let kept = kept::version(&bus, args.number).await?;
     let value = kept.as_ref().and_then(|kept| kept.value.as_deref());
     let Some((kept, value)) = kept.as_ref().zip(value) else {
-        return Err(Failure::usage(match args.number {
-            Some(version) => {
-                format!("there is no version {version}: `tollgate config history` lists those that are kept")
-            }
-            None => "nothing is applied: the file of each process counts".to_owned(),
-        }));
+        return Err(match args.number {
+            Some(version) => kept::no_version(&bus, version).await?,
+            None => Failure::usage("nothing is applied: the file of each process counts"),
+        });
     };
     let applied: Applied = serde_json::from_slice(value)
         .map_err(|error| Failure::failed(format!("version {} cannot be read: {error}", kept.revision)))?;

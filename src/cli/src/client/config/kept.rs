@@ -63,12 +63,37 @@ pub(crate) fn read(version: &Version) -> Result<Option<(Applied, Document)>, Str
 
 /// One version, if it is kept.
 pub(crate) async fn version(bus: &Bus, number: Option<Sequence>) -> Result<Option<Version>, Failure> {
+    // No version has this number, and the server does not take it for one.
+    if number == Some(0) {
+        return Ok(None);
+    }
     bus.version(CONFIG, KEY, number).await.map_err(|reason| no_bucket(&reason))
 }
 
 /// All versions that are kept, the oldest first.
 pub(crate) async fn versions(bus: &Bus) -> Result<Vec<Version>, Failure> {
     bus.versions(CONFIG, KEY).await.map_err(|reason| no_bucket(&reason))
+}
+
+/// What to say of a number that is of no version, or of one that is not kept.
+pub(crate) async fn no_version(bus: &Bus, number: Sequence) -> Result<Failure, Failure> {
+    let versions = versions(bus).await?;
+    let kept: Vec<_> =
+        versions.iter().filter(|version| version.value.is_some()).map(|version| version.revision).collect();
+    Ok(Failure::failed(format!("there is no version {number} (kept: {})", ranges(&kept))))
+}
+
+/// Ascending numbers, those that follow one another in one: `1, 3 to 7`.
+fn ranges(numbers: &[Sequence]) -> String {
+    let runs: Vec<String> = numbers
+        .chunk_by(|one, next| one + 1 == *next)
+        .filter_map(|run| match run {
+            [] => None,
+            [one] => Some(one.to_string()),
+            [first, .., last] => Some(format!("{first} to {last}")),
+        })
+        .collect();
+    if runs.is_empty() { "none".to_owned() } else { runs.join(", ") }
 }
 
 /// Writes a version after the one that was read. `None`: somebody else has written one meanwhile.
@@ -211,6 +236,13 @@ fn no_bucket(reason: &str) -> Failure {
 mod tests {
     use super::*;
     use tollgate_protocol::applied::Refused;
+
+    #[test]
+    fn numbers_that_follow_one_another_are_said_as_one() {
+        assert_eq!(ranges(&[]), "none");
+        assert_eq!(ranges(&[3]), "3");
+        assert_eq!(ranges(&[1, 3, 4, 5, 7, 8]), "1, 3 to 5, 7 to 8");
+    }
 
     #[test]
     fn who_uses_a_version_is_counted_and_who_cannot_is_named() {
