@@ -150,7 +150,7 @@ impl Desk {
                 Some(usage) = incoming.usage.next() => self.used(&usage),
                 Some(cancel) = incoming.cancels.recv() => {
                     let context = Arc::clone(&self.context);
-                    self.tasks.spawn(async move { context.cancel(cancel).await });
+                    self.tasks.spawn(async move { Box::pin(context.cancel(cancel)).await });
                 }
                 Some(identity) = incoming.finds.recv() => self.cancel(&identity),
                 news = news.recv() => self.settled(news),
