@@ -1,6 +1,5 @@
 //! Teams, budgets, models and prices change while everything runs: for all processes at once, as a whole or not at all.
 
-mod again;
 mod followed;
 mod refused;
 mod versions;

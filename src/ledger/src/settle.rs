@@ -21,11 +21,8 @@ use tollgate_protocol::{Sequence, Timestamp};
 use crate::Ledger;
 use crate::store::{Changes, Error};
 
-mod open;
 #[cfg(test)]
 mod tests;
-
-use open::Open;
 
 const STATE: &[u8] = b"$state";
 const ACCOUNT: &[u8] = b"$a";
@@ -100,7 +97,6 @@ pub struct Book {
     writing: HashSet<String>,
     /// Accounts of which something could not be written.
     again: BTreeSet<String>,
-    open: Open,
 }
 
 impl Book {
@@ -127,7 +123,6 @@ impl Book {
             opened,
             writing: HashSet::new(),
             again: BTreeSet::new(),
-            open: Open::default(),
         };
         book.sum_up()?;
         Ok(book)
@@ -140,7 +135,6 @@ impl Book {
         }
         for name in self.names()? {
             let account = self.stored(&name)?.unwrap_or_default();
-            self.open.note(&name, self.is_open(&account), account.touched_ms);
             for (counter, amount) in self.unsettled(&account) {
                 self.counters.entry(counter).or_default().unsettled += amount;
             }
@@ -241,19 +235,7 @@ impl Book {
             let budgets = self.budgets.clone();
             self.touch(&mut accounts, &name)?.account.note_usage(event, *sequence, &budgets);
         }
-        self.write_down(accounts, &mut outcome, changes)?;
-        Ok(outcome)
-    }
-
-    /// Stores accounts that have changed, and what follows from them.
-    fn write_down(
-        &mut self,
-        accounts: BTreeMap<String, Touched>,
-        outcome: &mut Outcome,
-        mut changes: Changes,
-    ) -> Result<(), Error> {
         for (name, Touched { account, before }) in accounts {
-            self.open.note(&name, self.is_open(&account), account.touched_ms);
             let unsettled = self.unsettled(&account);
             for counter in before.keys().chain(unsettled.keys()).collect::<BTreeSet<_>>() {
                 let change = unsettled.get(counter).unwrap_or(&0) - before.get(counter).unwrap_or(&0);
@@ -270,7 +252,8 @@ impl Book {
             changes.put([COUNTER, counter.to_string().as_bytes()].concat(), encode(&(counter, sums))?);
         }
         changes.put(STATE.to_vec(), encode(&self.cursors)?);
-        self.ledger.store().apply(&changes)
+        self.ledger.store().apply(&changes)?;
+        Ok(outcome)
     }
 
     /// Takes it as known up to which usage event a budget's opening goes. Its entry may be gone.
@@ -445,11 +428,6 @@ impl Book {
 
     fn lines(&self, account: &Account) -> Vec<Line> {
         account.lines(&self.budgets, |budget| self.opened.get(budget).copied())
-    }
-
-    /// Whether something is reserved for calls of it that are not over.
-    fn is_open(&self, account: &Account) -> bool {
-        self.lines(account).iter().any(|line| line.cost.is_none() && line.sum != 0)
     }
 
     /// What an account has in each counter beyond what is spent.

@@ -197,11 +197,6 @@ impl Account {
         }
     }
 
-    /// The request has ended, whether or not a usage event said so.
-    pub fn close(&mut self) {
-        self.is_closed = true;
-    }
-
     /// Hears of an entry of this request in a counter.
     pub fn note_entry(
         &mut self,

@@ -8,9 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use tollgate_policy::budget::{Budgets, Measure};
-use tollgate_protocol::Identity;
 use tollgate_protocol::budget::{Counter, Entry, EntryKind, OpenAnswer, OpenQuestion, Unit};
-use tollgate_protocol::record::Last;
 use tollgate_protocol::usage::{Kind, UsageEvent};
 
 use crate::net::{Proc, Process, subjects};
@@ -103,24 +101,10 @@ impl Ledger {
                 };
                 was_active = true;
                 self.write(due);
-                self.end_answered().await;
                 self.open_budgets().await;
                 self.tell().await;
             } else {
                 due.iter().for_each(|due| world.book.borrow_mut().not_mine(due));
-            }
-        }
-    }
-
-    /// Ends what is reserved for requests that are over without the book having heard of it.
-    async fn end_answered(self: &Rc<Self>) {
-        let world = Rc::clone(&self.process.world);
-        let names = world.book.borrow_mut().to_look_at(self.process.now());
-        for name in names {
-            let Some(identity) = Identity::from_tokens(&name) else { continue };
-            if let Ok(Last::Answered { .. }) = self.process.last_record(&identity).await {
-                let due = world.book.borrow_mut().answered(&name);
-                self.write(due);
             }
         }
     }

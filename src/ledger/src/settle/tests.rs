@@ -201,28 +201,3 @@ fn what_nobody_will_hear_of_any_more_is_forgotten() {
     );
     assert_eq!(book.names().unwrap(), Vec::<String>::new());
 }
-
-#[test]
-fn what_is_reserved_for_an_answered_request_ends_though_no_event_says_so() {
-    let mut book = Book::open(ledger(), budgets()).unwrap();
-    let mut entries = Entries::default();
-    let open = entries.add(EntryKind::Open, "", 0, 0);
-    let reserve = entries.add(EntryKind::Reserve, "research.g.r1", 1, 500);
-    let reserved_at = reserve.stored_at;
-    book.read(&[open, reserve], &[]).unwrap();
-    let after = |seconds| reserved_at + chrono::TimeDelta::seconds(seconds);
-    assert_eq!(book.to_look_at(after(14)), [""; 0]);
-    assert_eq!(book.to_look_at(after(15)), ["research.g.r1"]);
-    assert_eq!(book.answered("research.g.r1").unwrap(), Outcome::default(), "its event may be on the way");
-    assert_eq!(book.to_look_at(after(29)), [""; 0]);
-    assert_eq!(book.to_look_at(after(30)), ["research.g.r1"]);
-    let due = book.answered("research.g.r1").unwrap().due;
-    assert_eq!((due.len(), due[0].amount, due[0].id.as_str()), (1, -500, "end/t"));
-    assert_eq!(book.to_look_at(after(60)), [""; 0]);
-    // Once more, with another try: it is over at once.
-    let again = entries.add(EntryKind::Reserve, "research.g.r1", 1, 500);
-    book.read(&[entries.add(EntryKind::Settle, "research.g.r1", 1, -500)], &[]).unwrap();
-    assert_eq!(book.read(&[again], &[]).unwrap().due.len(), 0, "read before");
-    let again = entries.add(EntryKind::Reserve, "research.g.r1", 1, 500);
-    assert_eq!(book.read(&[again], &[]).unwrap().due[0].amount, -500);
-}

@@ -68,12 +68,7 @@ pub struct Book {
     usage: Sequence,
     writing: HashSet<String>,
     again: BTreeSet<String>,
-    /// Accounts that are open: when they were looked at last, and whether they were found answered.
-    open: BTreeMap<String, (i64, bool)>,
 }
-
-/// As `LOOK_EVERY_MS` in `src/ledger/src/settle/open.rs`.
-const LOOK_EVERY_MS: i64 = 15_000;
 
 impl Book {
     /// With nothing read yet.
@@ -85,39 +80,6 @@ impl Book {
     pub fn restart(&mut self) {
         self.writing.clear();
         self.again.clear();
-        self.open.values_mut().for_each(|(_, was_answered)| *was_answered = false);
-    }
-
-    /// Accounts that have been open for so long that their records are to be looked at now.
-    pub fn to_look_at(&mut self, now: Timestamp) -> Vec<String> {
-        let now_ms = now.timestamp_millis();
-        let due = self.open.iter_mut().filter(|(_, (at_ms, _))| now_ms - *at_ms >= LOOK_EVERY_MS);
-        due.map(|(name, (at_ms, _))| {
-            *at_ms = now_ms;
-            name.clone()
-        })
-        .collect()
-    }
-
-    /// The request of an account was found answered. The second time it is over.
-    pub fn answered(&mut self, name: &str) -> Vec<Due> {
-        let mut due = Vec::new();
-        let Some((_, was_answered)) = self.open.get_mut(name) else { return due };
-        if std::mem::replace(was_answered, true) {
-            self.account(name).close();
-            self.note_open(name);
-            self.due(name, &mut due);
-        }
-        due
-    }
-
-    fn note_open(&mut self, name: &str) {
-        if self.lines(name).iter().any(|line| line.cost.is_none() && line.sum != 0) {
-            let touched_ms = self.accounts.get(name).map_or(0, |account| account.touched_ms);
-            self.open.entry(name.to_owned()).or_insert((touched_ms, false));
-        } else {
-            self.open.remove(name);
-        }
     }
 
     /// How far it is, in entries and usage events.
@@ -179,7 +141,6 @@ impl Book {
         let mut due = Vec::new();
         for name in &touched {
             changed.extend(self.lines(name).into_iter().map(|line| line.counter));
-            self.note_open(name);
             self.due(name, &mut due);
         }
         (due, changed)
