@@ -252,10 +252,9 @@ impl Settler<'_> {
         if pass.was_active && self.is_active(pass) {
             self.write(outcome.due, tasks);
         } else {
-            // Another process writes it; if it does not, this one finds it when it begins to.
+            // Another process writes it; if it does not, this one finds it when it begins to: at the next look, if it may then.
             let mut book = self.lock();
             outcome.due.iter().for_each(|due| book.not_mine(due));
-            // Though the lease be back before the next look: what was left here is found again.
             pass.was_active = false;
         }
     }
