@@ -4,6 +4,7 @@ mod ask;
 mod exits;
 mod reports;
 mod submit;
+mod waits;
 
 use std::collections::BTreeMap;
 use std::path::Path;

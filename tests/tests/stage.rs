@@ -50,7 +50,12 @@ pub(crate) struct Stage {
 impl Stage {
     /// No role runs yet.
     pub(crate) async fn empty(config: impl FnOnce(&Provider) -> Config) -> Self {
-        let (nats, provider) = tokio::join!(NatsServer::start(), Provider::start());
+        Self::empty_on(NatsServer::start().await, config).await
+    }
+
+    /// The same with this server.
+    pub(crate) async fn empty_on(nats: NatsServer, config: impl FnOnce(&Provider) -> Config) -> Self {
+        let provider = Provider::start().await;
         let broker = Broker::new(&config(&provider), &nats.url());
         let client = Client::connect(&nats.url()).await;
         Self { running: Vec::new(), broker, client, provider, nats }

@@ -31,6 +31,7 @@ mod submit;
 mod summary;
 mod usage;
 mod wait;
+mod waits;
 mod watch;
 mod whereabouts;
 

@@ -14,6 +14,7 @@ use crate::{Caps, Error, Home, Ledger};
 
 mod alert;
 pub(crate) mod follow;
+mod forget;
 pub(crate) mod lease;
 mod service;
 pub(crate) mod settle;

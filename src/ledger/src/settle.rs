@@ -133,13 +133,16 @@ impl Book {
         for sums in self.counters.values_mut() {
             sums.unsettled = 0;
         }
-        for name in self.names()? {
-            let account = self.stored(&name)?.unwrap_or_default();
-            for (counter, amount) in self.unsettled(&account) {
-                self.counters.entry(counter).or_default().unsettled += amount;
+        let ledger = Arc::clone(&self.ledger);
+        ledger.each(ACCOUNT, |_, value| {
+            for (counter, amount) in self.unsettled(&decode(value)?) {
+                // A window that is even may be forgotten already.
+                if amount != 0 {
+                    self.counters.entry(counter).or_default().unsettled += amount;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Other budgets count from now on. Returns the counters of which something else may be spent or reserved now.
@@ -197,11 +200,11 @@ impl Book {
             outcome.changed.insert(stored.counter.clone());
             if stored.entry.kind == EntryKind::Open {
                 let name = &stored.counter.budget;
+                let opened = stored.entry.usage_sequence.unwrap_or_default();
                 // What was called since, and is not in it, is charged from now on.
-                for account in self.names()? {
+                for account in self.called_since(name, opened)? {
                     self.touch(&mut accounts, &account)?;
                 }
-                let opened = stored.entry.usage_sequence.unwrap_or_default();
                 let opened = *self.opened.entry(name.clone()).or_insert(opened);
                 changes.put([OPENED, name.as_bytes()].concat(), encode(&(name, opened))?);
                 continue;
@@ -287,11 +290,12 @@ impl Book {
     /// Everything that is to be written, for who begins to write.
     pub fn all_due(&mut self) -> Result<Vec<Due>, Error> {
         let mut due = Vec::new();
-        for name in self.names()? {
-            if let Some(account) = self.stored(&name)? {
-                self.due(&name, &account, &mut due);
-            }
-        }
+        let ledger = Arc::clone(&self.ledger);
+        ledger.each(ACCOUNT, |_, value| {
+            let account: Account = decode(value)?;
+            self.due(&account.name, &account, &mut due);
+            Ok(())
+        })?;
         Ok(due)
     }
 
@@ -377,8 +381,8 @@ impl Book {
         Ok(OpenAnswer { sequence: self.cursors.entries, open })
     }
 
-    /// Forgets accounts and windows of which nothing can be heard any more. Returns the counters that are gone.
-    pub fn forget(&mut self, now: Timestamp) -> Result<Vec<Counter>, Error> {
+    /// Forgets accounts of which nothing can be heard any more.
+    pub fn forget_accounts(&mut self, now: Timestamp) -> Result<(), Error> {
         let oldest = now.timestamp_millis() - KEPT_MS;
         let mut changes = Changes::default();
         self.ledger.each(ACCOUNT, |key, value| {
@@ -390,14 +394,36 @@ impl Book {
             }
             Ok(())
         })?;
-        let is_over = |counter: &&Counter| self.is_long_over(counter, now);
-        let gone: Vec<Counter> = self.counters.keys().filter(is_over).cloned().collect();
-        for counter in &gone {
+        self.ledger.store().apply(&changes)
+    }
+
+    /// The windows that are over for so long that nothing is settled in them any more.
+    pub fn long_over(&self, now: Timestamp) -> Vec<Counter> {
+        self.counters.keys().filter(|counter| self.is_long_over(counter, now)).cloned().collect()
+    }
+
+    /// Forgets windows.
+    pub fn drop_counters(&mut self, gone: &[Counter]) -> Result<(), Error> {
+        let mut changes = Changes::default();
+        for counter in gone {
             self.counters.remove(counter);
             changes.delete([COUNTER, counter.to_string().as_bytes()].concat());
         }
-        self.ledger.store().apply(&changes)?;
-        Ok(gone)
+        self.ledger.store().apply(&changes)
+    }
+
+    /// The accounts that know of a call after this usage event that the budget would be charged for: few, of all that are
+    /// kept.
+    fn called_since(&self, budget: &str, usage: Sequence) -> Result<Vec<String>, Error> {
+        let mut names = Vec::new();
+        self.ledger.each(ACCOUNT, |_, value| {
+            let account: Account = decode(value)?;
+            if account.was_called_since(budget, usage) {
+                names.push(account.name);
+            }
+            Ok(())
+        })?;
+        Ok(names)
     }
 
     pub(crate) fn names(&self) -> Result<Vec<String>, Error> {

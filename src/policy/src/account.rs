@@ -160,6 +160,12 @@ impl Account {
         self.attempts.keys().next().and_then(|(accepted, _)| Timestamp::from_timestamp_micros(*accepted))
     }
 
+    /// Whether a call is known of it that a budget would be charged for, after this usage event.
+    pub fn was_called_since(&self, budget: &str, usage: Sequence) -> bool {
+        let is_charged = |paid: &Paid| paid.charges.iter().any(|counter| counter.budget == budget);
+        self.attempts.values().any(|paid| paid.sequence > usage && is_charged(paid))
+    }
+
     /// Hears of a usage event of this request, at this place of its stream.
     pub fn note_usage(&mut self, event: &UsageEvent, sequence: Sequence, budgets: &Budgets) {
         let accepted = event.accepted_at.map_or(0, |time| time.timestamp_micros());

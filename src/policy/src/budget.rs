@@ -408,7 +408,8 @@ pub fn too_small(budget: &Budget, amount: i64) -> Problem {
 pub fn cheaper(job: &Job, prices: &BTreeMap<Target, Price>, goes: impl Fn(usize) -> bool) -> Option<usize> {
     let cost = |index: usize| {
         let price = prices.get(job.targets.get(index)?)?;
-        Some(estimate::bound(job.body_bytes(), job.output_tokens_max, price))
+        let allowed = estimate::allowed(job.output_tokens_max, job.choices);
+        Some(estimate::bound(job.body_bytes(), allowed, price))
     };
     let current = cost(job.target)?;
     job.candidates()

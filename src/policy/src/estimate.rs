@@ -40,15 +40,21 @@ pub fn tokens_of_answer(
     TokenUsage { input_tokens, output_tokens, ..TokenUsage::default() }
 }
 
-/// What a call costs at most. Every token of a body stands for at least one byte of it, and what a provider adds around a
+/// The most output tokens that a body allows, over all the answers that it asks for, as far as that follows from it.
+pub fn allowed(output_tokens_max: Option<u64>, choices: u64) -> Option<u64> {
+    let of_many = || (choices > 1).then(|| choices.saturating_mul(OUTPUT_TOKENS_MAX));
+    output_tokens_max.or_else(of_many)
+}
+
+/// What a call costs at most; `allowed` is the most output tokens. Every token of a body stands for at least one byte of it, and what a provider adds around a
 /// message is less than the JSON around it; an answer has no more tokens than the body allows. Pictures and sound that are
 /// named by an address are not in the body: for them there is no such bound.
-pub fn bound(body_bytes: usize, output_tokens_max: Option<u64>, price: &Price) -> NanoUsd {
+pub fn bound(body_bytes: usize, allowed: Option<u64>, price: &Price) -> NanoUsd {
     // Nothing is taken as cached: a cache can be empty.
     let dearest = Price { input: price.input.max(price.cached_input), ..*price };
     dearest.cost(&TokenUsage {
         input_tokens: body_bytes as u64,
-        output_tokens: output_tokens_max.unwrap_or(OUTPUT_TOKENS_MAX),
+        output_tokens: allowed.unwrap_or(OUTPUT_TOKENS_MAX),
         ..TokenUsage::default()
     })
 }
@@ -89,6 +95,14 @@ mod tests {
         assert_eq!(tokens_expected(u64::MAX, None, Some(1)), u64::MAX);
         assert_eq!(tokens_expected(100, Some(50), Some(7)), 107);
         assert_eq!(tokens_expected(100, Some(50), None), 150);
+        let price = Price { input: 0, cached_input: 0, output: 1_000_000 };
+        let most = |max, choices| bound(0, allowed(max, choices), &price).0;
+        let million = OUTPUT_TOKENS_MAX as i64;
+        assert_eq!(
+            (most(None, 1), most(None, 3), most(Some(7), 3)),
+            (million, 3 * million, 7),
+            "over all answers"
+        );
         let answered = |most, bytes| tokens_of_answer(100, most, bytes).output_tokens;
         assert_eq!((answered(Some(10), 340), answered(None, 340), answered(Some(10), 8)), (10, 85, 2));
     }

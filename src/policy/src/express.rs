@@ -9,6 +9,7 @@
 //! the order is fair in each. Two that take the same message waste a dispatch; the record lets it happen once.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use tollgate_protocol::Sequence;
 
@@ -22,6 +23,10 @@ const TEAM_MAX: usize = 64;
 const LANE_MAX: usize = 512;
 /// Teams of a lane that are looked after at a time; the others have their turn when these have something in hand.
 const TEAMS_MAX: usize = 64;
+/// How long a lane is looked at to see how fast it comes on.
+const WINDOW: Duration = Duration::from_millis(200);
+/// What a lane comes to by itself within so many windows is left to it.
+const WINDOWS_LEFT: u64 = 2;
 /// Most messages that are read for a team at a time.
 const READ_MAX: usize = 256;
 
@@ -89,11 +94,54 @@ pub fn wanted(lane: &Lane, in_hand: &HashMap<String, InHand>) -> Vec<Wanted> {
     needy.into_iter().map(wanted).collect()
 }
 
-/// The first message that is not about to be delivered anyway: the next `places` of the lane are, and they lie in the
-/// stream about as close together as all that wait in the lane.
-pub fn beyond(lane: &Lane, places: usize) -> Sequence {
-    let apart = lane.last.saturating_sub(lane.delivered).div_ceil(lane.pending.max(1));
-    lane.delivered.saturating_add(apart.saturating_mul(places as u64)).saturating_add(1)
+/// How far a lane comes by itself in a moment, learnt by looking at it again and again. One whose messages in hand all wait
+/// for a gate does not come on at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    since: Duration,
+    delivered: Sequence,
+    /// In the stream's sequence; unknown before the first window is over.
+    reach: Option<Sequence>,
+}
+
+impl Reach {
+    /// Of a lane that is looked at for the first time. `now`: the time since any fixed moment.
+    pub fn new(lane: &Lane, now: Duration) -> Self {
+        Self { since: now, delivered: lane.delivered, reach: None }
+    }
+
+    /// The same lane, later. Says whether it comes on so much less than before that what was left to it is to be looked
+    /// at, from the beginning.
+    pub fn look(&mut self, lane: &Lane, now: Duration) -> bool {
+        let elapsed = now.saturating_sub(self.since);
+        if elapsed < WINDOW {
+            return false;
+        }
+        let moved = u128::from(lane.delivered.saturating_sub(self.delivered)) * u128::from(WINDOWS_LEFT);
+        let moved = moved.saturating_mul(WINDOW.as_micros()) / elapsed.as_micros().max(1);
+        let moved = u64::try_from(moved).unwrap_or(u64::MAX);
+        (self.since, self.delivered) = (now, lane.delivered);
+        match self.reach {
+            Some(reach) if moved >= reach => {
+                self.reach = Some(moved);
+                false
+            }
+            // It is not as even as all that.
+            Some(reach) if moved >= reach / 2 && moved > 0 => false,
+            _ => {
+                self.reach = Some(moved);
+                true
+            }
+        }
+    }
+
+    /// The first message that is not about to be delivered anyway. That is at most the next `places` of the lane, which lie
+    /// in the stream about as close together as all that wait in the lane.
+    pub fn beyond(&self, lane: &Lane, places: usize) -> Sequence {
+        let apart = lane.last.saturating_sub(lane.delivered).div_ceil(lane.pending.max(1));
+        let next = apart.saturating_mul(places as u64).min(self.reach.unwrap_or(Sequence::MAX));
+        lane.delivered.saturating_add(next).saturating_add(1)
+    }
 }
 
 /// How many messages of a team to read in order to find so many that are this router's.
@@ -158,11 +206,43 @@ mod tests {
 
     #[test]
     fn what_is_delivered_next_is_left_to_the_lane() {
-        assert_eq!(beyond(&lane(&[("flood", 1_000)]), 32), 133, "one beside the other");
+        let beyond = |lane: &Lane| Reach::new(lane, WINDOW).beyond(lane, 32);
+        assert_eq!(beyond(&lane(&[("flood", 1_000)])), 133, "one beside the other");
         let sparse = Lane { last: 100 + 16_000, ..lane(&[("flood", 1_000)]) };
-        assert_eq!(beyond(&sparse, 32), 100 + 16 * 32 + 1, "every sixteenth is of this lane");
+        assert_eq!(beyond(&sparse), 100 + 16 * 32 + 1, "every sixteenth is of this lane");
         let empty = Lane { pending: 0, last: 100, ..Lane::default() };
-        assert!(beyond(&empty, 32) > 100);
+        assert!(beyond(&empty) > 100);
+    }
+
+    #[test]
+    fn nothing_is_left_to_a_lane_that_does_not_come_on() {
+        let mut lane = lane(&[("waits", 800), ("other", 100)]);
+        let mut reach = Reach::new(&lane, WINDOW * 5);
+        assert!(!reach.look(&lane, WINDOW * 5 + WINDOW / 2), "too soon to say");
+        assert_eq!(reach.beyond(&lane, 32), 133);
+        assert!(reach.look(&lane, WINDOW * 6));
+        assert_eq!(reach.beyond(&lane, 32), 101);
+        assert!(!reach.look(&lane, WINDOW * 7), "nor is it said again");
+        // It comes on by six in a window.
+        lane.delivered += 6;
+        assert!(!reach.look(&lane, WINDOW * 8));
+        assert_eq!(reach.beyond(&lane, 32), 106 + 12 + 1);
+        lane.delivered += 3;
+        assert!(!reach.look(&lane, WINDOW * 9), "half as fast is not much slower");
+        assert_eq!(reach.beyond(&lane, 32), 109 + 12 + 1);
+        lane.delivered += 4;
+        assert!(reach.look(&lane, WINDOW * 11), "two in a window");
+        assert_eq!(reach.beyond(&lane, 32), 113 + 4 + 1);
+    }
+
+    #[test]
+    fn what_lies_far_behind_in_the_stream_does_not_stretch_what_a_lane_comes_to() {
+        // Dense where it is delivered, and then other lanes' messages.
+        let mut lane = Lane { last: 1_000_000, ..lane(&[("flood", 100), ("other", 100)]) };
+        let mut reach = Reach::new(&lane, Duration::ZERO);
+        lane.delivered += 10;
+        reach.look(&lane, WINDOW);
+        assert_eq!(reach.beyond(&lane, 32), 110 + 20 + 1);
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //! and each cell has a counter that the server keeps. Whoever wants to begin adds one and gets a number:
 //! that slot of the cell is his alone, across any number of processes. Whose slot has come begins; whose slot lies ahead
 //! waits for it; a number beyond the cell's slots is nobody's, and one asks again in the next cell. Slots that went by
-//! unused are skipped before one is taken, so idleness earns nothing. And a number is void once its slot is nearly over:
-//! who comes too late for it, because its process or the server was slow, asks again.
+//! unused are skipped before one is taken, so idleness earns nothing; what is added to skip them is the adder's own. And a
+//! number is void once its slot is nearly over: who comes too late for it, because its process or the server was slow, asks
+//! again.
 //!
 //! So of all that begin no two share a slot, and each begins after its slot does and before the next: in any window of a
 //! minute there begin at most as many as the limit allows, and one more. (Proof: those of a window of length `W` have their
@@ -78,18 +79,20 @@ impl Cell {
         self.slot(i64::from(self.slots))
     }
 
-    /// What a number of it is worth: 1 is the first.
+    /// What the last `amount` numbers up to `number` are worth, which are all one's own: 1 is the first. Who skips for
+    /// all may have skipped too far, when others asked meanwhile; the first of his that is not void is good.
     ///
     /// `travel` is how long the answer was on its way: what is skipped to must be good when the next one is here.
-    pub fn turn(&self, number: i64, now: Timestamp, travel: TimeDelta) -> Turn {
-        let index = number.saturating_sub(1);
+    pub fn turn(&self, number: i64, amount: i64, now: Timestamp, travel: TimeDelta) -> Turn {
+        let last = number.saturating_sub(1);
         let current = self.current(now);
-        if index.max(current) >= i64::from(self.slots) {
+        let index = number.saturating_sub(amount.max(1)).max(current);
+        if index >= i64::from(self.slots) {
             return Turn::Next(self.end());
         }
-        if index < current {
+        if last < current {
             let then = self.current(now + travel * 2).min(i64::from(self.slots));
-            return Turn::Skip((then - index).max(1));
+            return Turn::Skip((then - last).max(1));
         }
         Turn::At(self.slot(index))
     }
@@ -163,13 +166,15 @@ pub struct Asking {
     cell: Option<Cell>,
     asked_at: Timestamp,
     skip: Option<i64>,
+    /// What was added last.
+    amount: i64,
     adds: u32,
 }
 
 impl Asking {
     /// Under a limit of so many requests per minute.
     pub fn new(per_minute: NonZeroU32) -> Self {
-        Self { per_minute, cell: None, asked_at: DateTime::UNIX_EPOCH, skip: None, adds: 0 }
+        Self { per_minute, cell: None, asked_at: DateTime::UNIX_EPOCH, skip: None, amount: 1, adds: 0 }
     }
 
     /// What is to be added now.
@@ -178,7 +183,9 @@ impl Asking {
         let is_same = self.cell.replace(cell) == Some(cell);
         self.adds += 1;
         self.asked_at = now;
-        match self.skip.take().filter(|_| is_same) {
+        let skip = self.skip.take().filter(|_| is_same);
+        self.amount = skip.unwrap_or(1);
+        match skip {
             Some(amount) => {
                 // Those who see the same within a moment do it once.
                 let moment =
@@ -195,7 +202,7 @@ impl Asking {
     pub fn heard(&mut self, number: Option<i64>, now: Timestamp) -> Option<Numbered> {
         let cell = self.cell?;
         let travel = (now - self.asked_at).max(TimeDelta::zero());
-        match number.map(|number| cell.turn(number, now, travel)) {
+        match number.map(|number| cell.turn(number, self.amount, now, travel)) {
             Some(Turn::At(at)) => return Some(Numbered::At(at)),
             Some(Turn::Next(at)) if at > now => return Some(Numbered::Later(at)),
             // Meanwhile it has ended.

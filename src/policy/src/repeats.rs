@@ -1,7 +1,8 @@
 //! The loop guard: how often the same body was asked for by the same caller within a minute.
 //!
 //! An agent that runs in a circle asks the same thing again and again, each time under a new id. A limit of equal bodies
-//! lets so many of them begin in a minute of the clock; further ones wait for a later minute, and it is told.
+//! lets so many of them begin in a minute of the clock; further ones wait for a later minute, and it is told. How many wait
+//! has a bound; those beyond it are rejected.
 //!
 //! Most bodies are asked for once, so a router counts by itself until it sees a body for the second time; from then on all
 //! routers count together, in a counter that the server keeps. So what each of them saw once is not in the sum: with `R`
@@ -20,6 +21,9 @@ use crate::index::request_hash;
 const REMEMBERED_MAX: usize = 65_536;
 /// The latest minute that one is put off to: there it is counted again.
 const AHEAD_MAX: i64 = 10;
+/// Of the same body from the same caller, so many are held in a minute, or what those minutes have room for if that is
+/// more: they lie outside of their team's queue and its bound.
+const HELD_MAX: i64 = 1_000;
 const MINUTE_SECONDS: i64 = 60;
 /// How far clocks may be apart.
 const CLOCKS_SECONDS: i64 = 2;
@@ -48,7 +52,8 @@ pub struct Count {
     pub cell: String,
     /// How much is added.
     pub amount: i64,
-    /// Under which id: a request counts once in a minute, however often it is delivered.
+    /// Under which id: a request counts once in a minute, however often it is delivered. Published again, it counts
+    /// again: else the second copy of one that is held would go at once.
     pub id: String,
     minute: i64,
 }
@@ -60,6 +65,8 @@ pub struct TooMany {
     pub until: Timestamp,
     /// Whether it is the first of this minute: that is what is told.
     pub is_first: bool,
+    /// Whether as many are held as may be: then it is rejected.
+    pub is_full: bool,
 }
 
 impl Repeats {
@@ -95,7 +102,7 @@ impl Repeats {
             seen.is_counted = true;
             let name: String = of_caller.to_string().chars().take(32).collect();
             let cell = format!("{}-{name}", minute * MINUTE_SECONDS);
-            let id = format!("repeat/{cell}/{}", job.identity);
+            let id = format!("repeat/{cell}/{}/{}", job.identity, job.sequence);
             counts.push(Count { limit, cell, amount, id, minute });
         }
         counts
@@ -117,6 +124,7 @@ impl Count {
             // By any clock of ours it is that minute then.
             until: begins + TimeDelta::minutes(ahead) + TimeDelta::seconds(CLOCKS_SECONDS),
             is_first: total - self.amount <= limit.limit,
+            is_full: over > held_max(limit),
         })
     }
 }
@@ -126,6 +134,11 @@ pub fn note_body(budgets: &Budgets, job: &mut Job) {
     if budgets.0.iter().any(|limit| limit.is_for_repeats(job.identity.team.as_str(), &job.meta)) {
         body_of(job);
     }
+}
+
+/// How many of a body and caller a limit holds in a minute.
+pub fn held_max(limit: &Budget) -> i64 {
+    limit.limit.saturating_mul(AHEAD_MAX).max(HELD_MAX)
 }
 
 fn body_of(job: &mut Job) -> Option<Digest> {

@@ -95,7 +95,15 @@ impl Served {
 
     /// A request is not on its way after all. Whether it was still expected.
     pub fn forget(&mut self, request: &Identity) -> bool {
-        self.entries.remove(&request_hash(request)).is_some_and(|entry| entry.open.expected > 0)
+        let Some(forgotten) = self.entries.remove(&request_hash(request)) else { return false };
+        // Who is refused tries again and again, and must not push out what is remembered of others.
+        while let Some((since, last)) = self.order.back()
+            && self.entries.get(last).is_none_or(|entry| entry.since != *since)
+        {
+            self.order.pop_back();
+        }
+        self.overdue = self.overdue.min(self.order.len());
+        forgotten.open.expected > 0
     }
 
     /// Whether a request is one of these.
@@ -203,6 +211,23 @@ mod tests {
         let again = served.note(&identity(0), &place(), at(101));
         assert_eq!(of(again.into_iter().next()), Some((100, 100, 0)), "it went a second time");
         assert_eq!(served.overdue(at(200)).len(), 1);
+    }
+
+    #[test]
+    fn who_is_refused_again_and_again_pushes_out_nobody() {
+        let mut served = Served::default();
+        served.note(&identity(0), &place(), at(0));
+        for n in 0..REMEMBERED_MAX as i64 {
+            // Two at a time, which come back in the order they went.
+            let tries = [identity(1), identity(2)];
+            tries.iter().for_each(|request| assert_eq!(served.note(request, &place(), at(n)), []));
+            assert!(tries.iter().all(|request| served.forget(request)));
+        }
+        assert!(served.knows(&identity(0)));
+        assert_eq!((served.entries.len(), served.order.len()), (1, 1));
+        assert_eq!(served.overdue(at(60)).len(), 1);
+        served.note(&identity(1), &place(), at(60));
+        assert_eq!(served.overdue(at(120)).len(), 1, "and what comes after it is looked at");
     }
 
     #[test]

@@ -102,6 +102,9 @@ pub struct Job {
     pub rejects_on_limit: bool,
     /// The most output tokens the body allows, if it says.
     pub output_tokens_max: Option<u64>,
+    /// How many answers it asks for.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub choices: u64,
     /// Tokens of its input, if a tokenizer of one of its targets counted them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_tokens: Option<u64>,
@@ -121,6 +124,15 @@ pub struct Job {
     /// Where the body is, if it is too large to be carried along.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_ref: Option<BodyRef>,
+}
+
+fn one() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_one(number: &u64) -> bool {
+    *number == 1
 }
 
 fn is_zero<N: Default + PartialEq>(number: &N) -> bool {

@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tollgate_bus::presence::Presence;
 use tollgate_bus::pull::PullFrom;
-use tollgate_policy::express::{self, InHand, Lane, Wanted};
+use tollgate_policy::express::{self, InHand, Lane, Reach, Wanted};
 use tollgate_protocol::Sequence;
 use tollgate_protocol::record::Source;
 use tollgate_telemetry as telemetry;
@@ -45,6 +45,9 @@ pub(crate) struct Express {
     again: HashMap<String, Instant>,
     /// By filter: when to look at a lane that needs nothing.
     quiet: HashMap<String, Instant>,
+    /// By filter: how far a lane comes by itself.
+    reach: HashMap<String, Reach>,
+    begun: Instant,
     live: Vec<String>,
 }
 
@@ -66,6 +69,8 @@ impl Express {
             next: HashMap::new(),
             again: HashMap::new(),
             quiet: HashMap::new(),
+            reach: HashMap::new(),
+            begun: Instant::now(),
             live: Vec::new(),
         }
     }
@@ -114,6 +119,7 @@ impl Express {
             let filter = lane.consumer.filter_subject.clone();
             let Some(in_hand) = self.context.tally.of_lane(&filter, express::FULL) else {
                 self.quiet.remove(&filter);
+                self.reach.remove(&filter);
                 continue;
             };
             if self.quiet.get(&filter).is_some_and(|until| *until > now) {
@@ -146,10 +152,18 @@ impl Express {
             pending: standing.pending,
             last: standing.last,
         };
-        let wanted = express::wanted(&lane, in_hand);
-        let beyond = express::beyond(&lane, PREFETCH * self.live.len());
+        let now = self.begun.elapsed();
+        let filter = &from.consumer.filter_subject;
+        let reach = self.reach.entry(filter.clone()).or_insert_with(|| Reach::new(&lane, now));
+        if reach.look(&lane, now) {
+            // What was left to the lane was not looked at.
+            for subject in lane.stored.keys() {
+                self.next.remove(subject);
+            }
+        }
+        let beyond = reach.beyond(&lane, PREFETCH * self.live.len());
         let mut has_taken = false;
-        for Wanted { subject, messages } in wanted {
+        for Wanted { subject, messages } in express::wanted(&lane, in_hand) {
             has_taken |= self.take(&from.stream, &subject, messages, beyond).await?;
         }
         Ok(has_taken)

@@ -167,6 +167,7 @@ fn admit(hot: &Hot, request: Request) -> Result<Job, (Box<Head>, Problem)> {
         rejects_on_limit: on_limit == OnLimit::Reject,
         reserved_prices: Vec::new(),
         output_tokens_max: facts.output_tokens_max,
+        choices: facts.choices,
         input_tokens: input.tokens,
         media: input.media,
         media_bytes: input.media_bytes,

@@ -29,10 +29,11 @@ const NEAR: Duration = Duration::from_millis(50);
 /// How often all its numbers are looked at again, because one was void when the last of them had come.
 const ROUNDS_MAX: usize = 4;
 
-/// Numbers whose time had not come when a request had them that did not want to wait, by the limit's name and its requests
-/// per minute: the next to come has them, so that whoever is rejected wastes no slot. One each.
+/// What requests heard that did not want to wait, by the limit's name and its requests per minute. A number whose time
+/// had not come is had by the next to come, so that whoever is rejected wastes no slot; and where none was left,
+/// nobody of them asks again before there is one. One each.
 #[derive(Debug, Default)]
-pub(crate) struct Spare(Mutex<HashMap<(String, NonZeroU32), Timestamp>>);
+pub(crate) struct Spare(Mutex<HashMap<(String, NonZeroU32), Numbered>>);
 
 impl Context {
     /// Waits for the turn of a request under every limit that counts requests per minute.
@@ -111,23 +112,29 @@ impl Context {
         // One asks at a time, or each of many would take a number that it cannot use.
         let mut spare = self.spare.0.lock().await;
         let key = (limit.to_owned(), per_minute);
-        let is_good = |at: &Timestamp| !pace::is_void(per_minute, *at, tollgate_bus::now());
+        let is_good = |kept: &Numbered| match *kept {
+            Numbered::At(at) => !pace::is_void(per_minute, at, tollgate_bus::now()),
+            Numbered::Later(at) => at > tollgate_bus::now(),
+        };
         let numbered = match spare.remove(&key).filter(is_good) {
-            Some(at) => Numbered::At(at),
+            Some(kept) => kept,
             None => self.number(limit, per_minute).await?,
         };
-        let Numbered::At(at) = numbered else { return Ok(numbered) };
-        if instant(at) <= Instant::now() + NEAR {
+        let (Numbered::At(at) | Numbered::Later(at)) = numbered;
+        if matches!(numbered, Numbered::At(_)) && instant(at) <= Instant::now() + NEAR {
             return Ok(numbered);
         }
-        spare.insert(key, at);
+        spare.insert(key, numbered);
         Ok(Numbered::Later(at))
     }
 
     /// A number that is left over.
     fn spare_number(&self, limit: &str, per_minute: NonZeroU32) -> Option<Timestamp> {
         // Whoever has it locked is asking for one.
-        let at = self.spare.0.try_lock().ok()?.remove(&(limit.to_owned(), per_minute))?;
+        let mut spare = self.spare.0.try_lock().ok()?;
+        let key = (limit.to_owned(), per_minute);
+        let Numbered::At(at) = *spare.get(&key)? else { return None };
+        spare.remove(&key);
         (!pace::is_void(per_minute, at, tollgate_bus::now())).then_some(at)
     }
 

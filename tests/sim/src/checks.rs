@@ -3,6 +3,7 @@
 
 mod end;
 mod fair;
+mod pace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -70,6 +71,7 @@ pub struct Checks {
     /// How often what was seen: a simulation in which nothing happens finds nothing.
     pub seen: BTreeMap<&'static str, u64>,
     fairness: Option<fair::Fairness>,
+    starts: pace::Starts,
     /// What happened, for who replays a seed.
     trace: Option<Vec<String>>,
 }
@@ -91,6 +93,7 @@ impl Checks {
             counters: BTreeMap::new(),
             seen: BTreeMap::new(),
             fairness: plan.is_backlog.then(|| fair::Fairness::new(plan)),
+            starts: pace::Starts::default(),
             trace: None,
         }
     }
@@ -163,7 +166,7 @@ impl Checks {
             Body::Usage(event) => self.usage_event(event),
             Body::Entry(_) => self.counter_entry(subject, ack, increment.unwrap_or(0)),
             Body::Of(identity) if subject.starts_with("llm.dead") => drop(self.dead.insert(identity.clone())),
-            Body::Of(_) => {}
+            Body::Of(_) | Body::Number => {}
         }
     }
 
@@ -419,6 +422,7 @@ fn kind(body: &Body) -> &'static str {
             EntryKind::Correct => "correct",
         },
         Body::Of(_) => "cancel or dead letter",
+        Body::Number => "number",
     }
 }
 
@@ -462,5 +466,6 @@ fn short(body: &Body) -> String {
             format!("{:?} {} attempt {} {:?}", entry.kind, entry.account, entry.attempt, entry.tried)
         }
         Body::Of(identity) => identity.to_string(),
+        Body::Number => String::new(),
     }
 }

@@ -29,6 +29,10 @@ pub const LATE: Micros = 15 * SECOND;
 
 /// Every so manieth seed is one of fair order.
 const BACKLOG_EVERY: u64 = 20;
+/// Of a thousand other seeds so many have a limit of requests per minute.
+const PACED: u64 = 167;
+/// What such limits are: slots of half a second to 25 ms, many of them in a run.
+const PER_MINUTE: [i64; 7] = [120, 300, 450, 600, 1_000, 1_200, 2_400];
 
 /// A request as its client wants it.
 #[derive(Clone, Debug)]
@@ -158,7 +162,7 @@ impl Plan {
             .take(rng.of(1..4) as usize)
             .map(|team| ((*team).to_owned(), rng.of(1..4) as u32))
             .collect();
-        let budgets = budgets(&mut rng, &teams);
+        let budgets = paced(seed, &teams, budgets(&mut rng, &teams));
         let faults = faults(&mut rng);
         let requests = requests(&mut rng, &teams, &prices);
         let (routers, workers) = (rng.of(1..3) as usize, rng.of(1..4) as usize);
@@ -323,6 +327,29 @@ fn budgets(rng: &mut Rng, teams: &BTreeMap<String, u32>) -> Budgets {
         }
     };
     Budgets(Arc::from((0..count).map(|number| budget(number, rng)).collect::<Vec<_>>()))
+}
+
+/// With a limit of requests per minute of a team, in some seeds. It is drawn by itself: everything else that a seed stands
+/// for is the same as without it.
+fn paced(seed: u64, teams: &BTreeMap<String, u32>, budgets: Budgets) -> Budgets {
+    let mut rng = Rng::new(seed, 6);
+    if !rng.per_mille(PACED) {
+        return budgets;
+    }
+    let names: Vec<&String> = teams.keys().collect();
+    let limit = Budget {
+        name: "p0".to_owned(),
+        scope: Scope { team: Some(rng.pick(&names).clone()), ..Scope::default() },
+        measure: Measure::Rate,
+        limit: rng.pick(&PER_MINUTE),
+        per: Per::Minute,
+        timezone: Tz::UTC,
+        when_spent: WhenSpent::Hold,
+        reserve: Reserve::Strict,
+        alerts: Vec::new(),
+    };
+    // Rates are last.
+    Budgets(budgets.0.iter().cloned().chain([limit]).collect())
 }
 
 fn faults(rng: &mut Rng) -> Faults {

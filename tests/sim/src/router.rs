@@ -5,6 +5,7 @@ mod gates;
 mod index;
 mod reserve;
 mod stop;
+mod turn;
 
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroU32;
@@ -53,6 +54,8 @@ struct Item {
     amounts: Vec<Need>,
     waits: u32,
     reserved: Option<Vec<Reserved>>,
+    /// When it may begin under limits of requests per minute that it has a number of.
+    turns: Vec<(usize, Timestamp)>,
     attempt: u32,
 }
 
@@ -116,6 +119,7 @@ fn job(request: &Request, message: &Held) -> Job {
         traceparent: None,
         reserved: None,
         output_tokens_max: request.output_tokens_max,
+        choices: 1,
         model_at: (0, 0),
         body: vec![b'x'; request.body_bytes].into(),
         body_digest: None,
@@ -136,7 +140,7 @@ impl Router {
             health: Health::new(&process),
             spent: RefCell::new(world.documents.borrow().clone()),
             queue: RefCell::new(Queue::new([16, 4, 1])),
-            gates: RefCell::default(),
+            gates: RefCell::new(Gates::new(&world.plan.budgets)),
             served: RefCell::default(),
             inputs: RefCell::default(),
             outputs: RefCell::default(),
@@ -267,6 +271,7 @@ impl Router {
             amounts: Vec::new(),
             waits: 0,
             reserved: None,
+            turns: Vec::new(),
             message,
             job,
         };
@@ -351,9 +356,8 @@ impl Router {
             Left::Nothing => self.left_queue(),
             Left::Item(mut item) => {
                 self.served.borrow_mut().forget(&item.job.identity);
-                if item.reserved.is_some() {
-                    item.place.gate.budgets.clear();
-                }
+                let (needs, is_reserved) = (&item.needs.budgets, item.reserved.is_some());
+                item.place.gate.budgets = self.gates.borrow_mut().behind(&place, seen, needs, is_reserved);
                 self.queue.borrow_mut().put_back(item.place.clone(), item);
             }
             Left::Unserved(identity) => {
@@ -424,7 +428,9 @@ impl Router {
 
     fn each_second(self: &Rc<Self>) {
         let time = self.now();
-        let overdue = self.queue.borrow_mut().take_out(|item| item.job.deadline <= time);
+        let mut overdue = self.queue.borrow_mut().take_out(|item| item.job.deadline <= time);
+        // Teams come in any order, and a seed is always to do the same.
+        overdue.sort_by_key(|(_, item)| item.job.sequence);
         overdue.into_iter().for_each(|(_, item)| self.expire(item));
         let settled = self.served.borrow_mut().overdue(time);
         settled.iter().for_each(|settlement| self.queue.borrow_mut().settle(settlement));

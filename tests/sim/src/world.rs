@@ -43,6 +43,8 @@ pub enum Body {
     Entry(Rc<Entry>),
     /// A cancellation, or a dead letter.
     Of(Identity),
+    /// Numbers of a limit of requests per minute.
+    Number,
 }
 
 /// A stored response.
@@ -187,13 +189,14 @@ impl World {
         let now = self.exec.now();
         let (subject, schedule) = (publish.subject.clone(), publish.schedule.clone());
         let body = publish.payload.clone();
-        let increment = publish.increment;
+        let (increment, id) = (publish.increment, publish.id.clone());
         let stored = self.server.borrow_mut().publish(publish, now);
         if let Ok(ack) = stored
             && !ack.duplicate
         {
             let mut checks = self.checks.borrow_mut();
             checks.stored(&subject, &body, &ack, increment, now);
+            checks.handed_over(&subject, &body, id.as_deref());
             checks.bounds(&self.server.borrow());
             drop(checks);
             self.poke(&subject);
@@ -313,6 +316,12 @@ fn server(plan: &Plan) -> Server<Body> {
         counter: true,
         duplicate_window: 120 * SECOND,
         ..base("LLM_BUDGET", &["llm.budget.*.*"])
+    });
+    server.add_stream(StreamConfig {
+        counter: true,
+        per_subject_max: 1,
+        duplicate_window: 120 * SECOND,
+        ..base("LLM_PACE", &["llm.pace.*.*"])
     });
     server.add_stream(StreamConfig {
         work_queue: true,

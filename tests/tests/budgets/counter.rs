@@ -45,8 +45,18 @@ pub(crate) async fn entries(client: &Client) -> Vec<Entry> {
 
 /// What stands in each counter.
 pub(crate) async fn totals(client: &Client) -> BTreeMap<String, i64> {
-    let Ok(stream) = client.jetstream().get_stream("LLM_BUDGET").await else { return BTreeMap::new() };
-    let Ok(mut subjects) = stream.info_with_subjects("llm.budget.>").await else { return BTreeMap::new() };
+    totals_of(client, "LLM_BUDGET", "llm.budget.>").await
+}
+
+/// How many numbers of each cell were taken under limits of requests per minute.
+pub(crate) async fn numbers(client: &Client) -> BTreeMap<String, i64> {
+    totals_of(client, "LLM_PACE", "llm.pace.>").await
+}
+
+/// The totals of a counter stream, by subject; none if there is no such stream.
+async fn totals_of(client: &Client, stream: &str, subjects: &str) -> BTreeMap<String, i64> {
+    let Ok(stream) = client.jetstream().get_stream(stream).await else { return BTreeMap::new() };
+    let Ok(mut subjects) = stream.info_with_subjects(subjects).await else { return BTreeMap::new() };
     let mut totals = BTreeMap::new();
     while let Some(Ok((subject, _))) = subjects.next().await {
         let Ok(last) = stream.direct_get_last_for_subject(&subject).await else { continue };

@@ -202,3 +202,31 @@ async fn what_was_sent_can_be_collected_later() {
     assert_eq!(std::fs::read_to_string(&whole).unwrap().lines().count(), 30);
     assert_eq!(stage.provider.total(), 30);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_was_broken_off_is_not_said_to_have_never_run() {
+    let stage = stage().await;
+    stage.provider.script(|call| match call.key.rsplit(' ').next() {
+        Some("0") => Behaviour::Hang,
+        _ => Behaviour::Answer,
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let file = batch(dir.path(), "taken-back.jsonl", 2);
+    let submit = start(&stage, dir.path(), &["submit", text(&file)]);
+    eventually(PATIENCE, "one call that is left", async || {
+        let calls = (stage.provider.total(), stage.provider.in_flight());
+        if calls == (2, 1) { Ok(()) } else { Err(calls) }
+    })
+    .await;
+    let cancelled = run(&stage, dir.path(), &["cancel", "--file", text(&file)]).await;
+    assert_eq!(cancelled.code, Some(0), "{}{}", cancelled.stdout, cancelled.stderr);
+    let ended = end(&submit).await;
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let errors = results(&dir.path().join("taken-back.errors.jsonl"));
+    let line = &errors["c-0"];
+    assert_eq!((errors.len(), &line["response"]), (1, &Value::Null), "{line}");
+    assert_eq!(line["error"]["code"], "batch_cancelled");
+    let message = line["error"]["message"].as_str().unwrap();
+    assert!(message.contains("cancelled while it was executed"), "{message}");
+    assert_eq!(line["tollgate"]["attempts"], 1, "{line}");
+}

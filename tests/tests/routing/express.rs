@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use tollgate_tests::provider::{Behaviour, Provider};
 use tollgate_tests::request::{Identity, Request};
 use tollgate_tests::roles::Role;
 use tollgate_tests::wait::eventually;
 
-use crate::stage::{PATIENCE, Stage, config, scale};
+use crate::stage::{PATIENCE, PRICE, Stage, config, scale};
 
 /// The server puts all of these into lane 11: 32-bit FNV-1a of the name, modulo 16.
 const ONE_LANE: [&str; 10] = [
@@ -81,6 +82,30 @@ async fn a_team_behind_floods_in_its_lane_is_hardly_delayed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nor_with_four_routers() {
     behind_three_floods(4, 90).await;
+}
+
+/// So few wait that their lane would be about to deliver what is behind them, if it came on at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_team_behind_few_that_wait_for_a_gate_is_read_past_them() {
+    let (waits, quiet) = (ONE_LANE[0], ONE_LANE[1]);
+    let stuck = Provider::start().await;
+    stuck.always(Behaviour::Hang);
+    let mut stage = Stage::with(&[Role::Router, Role::Worker], |provider| {
+        config(provider, 4, &[waits, quiet])
+            .provider("stuck", &stuck.base_url(), 1, &[("m-1", PRICE)])
+            .model("stuck", &["stuck/m-1"])
+    })
+    .await;
+    // Two find a place at the provider, and a router has 32 in hand.
+    let waiting: Vec<_> = (0..45)
+        .map(|id| Request::chat(&Identity::new(waits, "express", &id.to_string()), "stuck", "hangs"))
+        .collect();
+    stage.client.publish_all(&waiting).await;
+    let quiet = request(quiet, 0);
+    stage.client.publish(&quiet).await;
+    place(&stage, &quiet).await;
+    assert_eq!(stuck.total(), 1, "the others wait");
+    stage.stop().await;
 }
 
 /// Filled one after another, the lightest first: the lane's order is the worst there is.

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use tollgate_tests::client::Client;
 use tollgate_tests::config::Config;
+use tollgate_tests::nats::NatsServer;
 use tollgate_tests::provider::{Behaviour, Provider};
 use tollgate_tests::request::{Identity, Request};
-use tollgate_tests::roles::Role;
+use tollgate_tests::roles::{Role, Server};
 use tollgate_tests::wait::eventually;
 
 use crate::stage::{PATIENCE, PRICE, Stage, config};
@@ -154,4 +156,61 @@ async fn a_letter_with_a_large_body_is_stored_although_its_worker_died() {
         calls.iter().skip(5).any(|call| call.body["messages"][0]["content"] == text.as_str()).then_some(())
     })
     .await;
+}
+
+/// Has others answered for ever: what fails meanwhile is not the provider's fault.
+async fn others(client: &Client, lane: usize) {
+    for n in 0.. {
+        let other = request(&format!("fine-{lane}-{n}"));
+        client.publish(&other).await;
+        client.await_response(&other.identity, PATIENCE).await;
+    }
+}
+
+/// A request that just fits into a message does not any more with the history of its calls.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_that_is_too_large_is_stored_without_its_body() {
+    const PAYLOAD_MAX: usize = 1024 * 1024;
+    let nats = NatsServer::start_with(&format!("max_payload: {PAYLOAD_MAX}")).await;
+    let config = |provider: &Provider| config(provider, 16, &[TEAM]).raw("[retry]\nbackoff_max_ms = 100\n");
+    let mut stage = Stage::empty_on(nats, config).await;
+    stage.running.push(stage.broker.up(Server::Given, &[]).await);
+    let text = "x".repeat(PAYLOAD_MAX - 600);
+    let key = text.clone();
+    stage.provider.script(move |call| match call.key == key {
+        true => Behaviour::error(500, "server_error", None),
+        false => Behaviour::Answer,
+    });
+    let fails = Request::chat(&Identity::new(TEAM, "dead", "large"), "small", &text);
+    stage.client.publish(&fails).await;
+    let letter = async {
+        let response = stage.client.await_response(&fails.identity, PATIENCE).await.value();
+        assert_eq!(response["status"], "failed", "{response}");
+        eventually(PATIENCE, "a dead letter", async || {
+            stage.client.read_stream("LLM_DEAD").await.into_iter().next()
+        })
+        .await
+    };
+    let others = futures_util::future::join_all((0..3).map(|lane| others(&stage.client, lane)));
+    let letter = tokio::select! {
+        _ = others => unreachable!("they go on for ever"),
+        letter = letter => letter,
+    };
+    assert!(letter.payload.len() < 100_000, "{} bytes, without its body", letter.payload.len());
+    let (code, shown) = run(&stage, &["dlq", "show", &fails.identity.to_string()]);
+    assert_eq!(
+        (code, shown["attempts"].as_array().map(Vec::len).unwrap_or_default() > 1),
+        (0, true),
+        "{shown}"
+    );
+    // Its body is where it was put aside, and it can be sent again.
+    let before = stage.provider.calls_of(&text).len();
+    stage.provider.always(Behaviour::Answer);
+    let (code, replayed) = run(&stage, &["dlq", "replay"]);
+    assert_eq!(code, 0, "{replayed}");
+    eventually(PATIENCE, "the whole request at the provider", async || {
+        (stage.provider.calls_of(&text).len() > before).then_some(())
+    })
+    .await;
+    stage.stop().await;
 }

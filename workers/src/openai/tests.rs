@@ -34,6 +34,7 @@ fn job(body: &str) -> Job {
         media: 0,
         media_bytes: 0,
         output_tokens_max: None,
+        choices: 1,
         model_at: (start, start + "\"small\"".len()),
         body: Bytes::copy_from_slice(body.as_bytes()),
         body_digest: None,

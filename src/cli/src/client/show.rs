@@ -97,6 +97,7 @@ pub(crate) async fn run(args: ShowArgs, global: &Global, output: &Output) -> Res
             let mut table = Table::new(&["", ""]);
             table.row(["request", pattern]);
             table.row(["status", &found.text]);
+            may_wait(&found, &mut table);
             output.table(&table);
         }
         return Ok(ExitCode::SUCCESS);
@@ -223,6 +224,7 @@ async fn show_entry(bus: &Bus, message: &Stored, output: &Output) -> Result<(), 
     }
     if let Some(found) = &found {
         table.row(["now", &found.text]);
+        may_wait(found, &mut table);
     }
     output.table(&table);
     if !history.is_empty() {
@@ -239,6 +241,12 @@ async fn show_entry(bus: &Bus, message: &Stored, output: &Output) -> Result<(), 
         output.table(&table);
     }
     Ok(())
+}
+
+fn may_wait(found: &whereabouts::Whereabouts, table: &mut Table) {
+    for reason in &found.may_wait {
+        table.row(["may wait", &reason.text]);
+    }
 }
 
 fn started_lines(started: &Started) -> Vec<(&'static str, String)> {

@@ -7,15 +7,15 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 use tollgate_bus::Bus;
-use tollgate_protocol::Sequence;
 use tollgate_protocol::applied::InUse;
+use tollgate_protocol::{Sequence, Timestamp};
 
 use super::connect::{self, At};
 use crate::args::Global;
 use crate::failure::Failure;
 use crate::output::{Output, Table};
 
-pub(crate) use look::{dispatch_streams, look};
+pub(crate) use look::{dispatch, dispatch_streams, look};
 
 /// Show what waits, what runs and who works
 #[derive(Clone, Debug, Args)]
@@ -88,6 +88,10 @@ pub(crate) struct Dispatch {
     pub(crate) max_in_flight: Option<i64>,
     /// Pulls of workers that wait for work.
     pub(crate) idle_pulls: u64,
+    /// Since when an operator has it paused.
+    pub(crate) paused_since: Option<Timestamp>,
+    /// Until when it asked not to be called; absent if that is over.
+    pub(crate) throttled_until: Option<Timestamp>,
 }
 
 /// Who is there, as far as it can be seen from outside.
@@ -172,7 +176,7 @@ fn bytes_to_mb(bytes: u64) -> f64 {
 }
 
 fn providers(dispatch: &[Dispatch]) -> Table {
-    let mut table = Table::new(&["provider", ">waiting", ">in flight", ">at most", ">idle pulls"]);
+    let mut table = Table::new(&["provider", ">waiting", ">in flight", ">at most", ">idle pulls", "paused"]);
     for provider in dispatch {
         table.row([
             provider.provider.clone(),
@@ -180,9 +184,18 @@ fn providers(dispatch: &[Dispatch]) -> Table {
             provider.in_flight.to_string(),
             provider.max_in_flight.map_or_else(|| "-".into(), |max| max.to_string()),
             provider.idle_pulls.to_string(),
+            paused(provider),
         ]);
     }
     table
+}
+
+fn paused(provider: &Dispatch) -> String {
+    match (provider.paused_since, provider.throttled_until) {
+        (Some(since), _) => format!("by an operator, since {}", since.to_rfc3339()),
+        (None, Some(until)) => format!("as it asked, until {}", until.to_rfc3339()),
+        (None, None) => "no".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -200,7 +213,7 @@ mod tests {
                 waiting: 8,
                 in_flight: 64,
                 max_in_flight: Some(64),
-                idle_pulls: 0,
+                ..Dispatch::default()
             }],
             responses: 100,
             usage_events: 120,
@@ -230,8 +243,17 @@ mod tests {
         configuration     version 3, but 1 of 2 processes use another; see `tollgate doctor`
         ");
         insta::assert_snapshot!(providers(&status.dispatch).render(false, false), @r"
-        provider  waiting  in flight  at most  idle pulls
-        openai          8         64       64           0
+        provider  waiting  in flight  at most  idle pulls  paused
+        openai          8         64       64           0  no
+        ");
+        let time = |text: &str| text.parse().ok();
+        let paused = Dispatch { paused_since: time("2026-11-29T10:00:00Z"), ..status.dispatch[0].clone() };
+        let throttled =
+            Dispatch { throttled_until: time("2026-11-29T10:00:07Z"), ..status.dispatch[0].clone() };
+        insta::assert_snapshot!(providers(&[paused, throttled]).render(false, false), @r"
+        provider  waiting  in flight  at most  idle pulls  paused
+        openai          8         64       64           0  by an operator, since 2026-11-29T10:00:00+00:00
+        openai          8         64       64           0  as it asked, until 2026-11-29T10:00:07+00:00
         ");
     }
 }

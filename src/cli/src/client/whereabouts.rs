@@ -4,13 +4,12 @@ use serde_json::{Value, json};
 use tollgate_bus::scan::Stored;
 use tollgate_bus::{Bus, event, topology};
 use tollgate_health::Health;
-use tollgate_policy::health::Availability;
 use tollgate_protocol::header::Headers;
 use tollgate_protocol::job::Job;
-use tollgate_protocol::request::{Decoded, Delivered, decode};
+use tollgate_protocol::request::{Decoded, Delivered, TTL_MS_MAX, decode};
 use tollgate_protocol::{Identity, Sequence};
 
-use super::provider::why_text;
+use super::waits::{self, Asks, Reason};
 use crate::failure::Failure;
 
 const BATCH: usize = 500;
@@ -24,6 +23,20 @@ pub(crate) struct Whereabouts {
     pub(crate) text: String,
     /// For a program.
     pub(crate) json: Value,
+    /// What it may wait for there, if that is not in the words already.
+    pub(crate) may_wait: Vec<Reason>,
+}
+
+impl Whereabouts {
+    fn new(text: impl Into<String>, json: Value) -> Self {
+        Self { text: text.into(), json, may_wait: Vec::new() }
+    }
+
+    fn with(mut self, may_wait: Vec<Reason>) -> Self {
+        self.json["may_wait"] = json!(may_wait);
+        self.may_wait = may_wait;
+        self
+    }
 }
 
 fn unreadable(error: impl std::fmt::Display) -> Failure {
@@ -43,10 +56,8 @@ pub(crate) async fn find(bus: &Bus, identity: &Identity) -> Result<Option<Wherea
             .unwrap_or_default()
             .trim_start_matches("@at ")
             .to_owned();
-        return Ok(Some(Whereabouts {
-            text: format!("it waits until {until}"),
-            json: json!({"state": "parked", "until": until}),
-        }));
+        let text = format!("it waits until {until}{}", parked_for(&found));
+        return Ok(Some(Whereabouts::new(text, json!({"state": "parked", "until": until}))));
     }
     let team = &identity.team;
     let is_it = |stored: &Stored| Job::decode(&stored.payload).is_ok_and(|job| job.identity == *identity);
@@ -55,42 +66,74 @@ pub(crate) async fn find(bus: &Bus, identity: &Identity) -> Result<Option<Wherea
         return Ok(Some(held(bus, &found).await));
     }
     let due = subjects.under(&format!("retry.due.*.*.{team}"));
-    if look(bus, &retry, &due, is_it).await?.is_some() {
-        let text = "it is due, and waits for a router".to_owned();
-        return Ok(Some(Whereabouts { text, json: json!({"state": "due"}) }));
+    if let Some((_, found)) = look(bus, &retry, &due, is_it).await? {
+        let place = Whereabouts::new("it is due, and with the routers", json!({"state": "due"}));
+        let Ok(job) = Job::decode(&found.payload) else { return Ok(Some(place)) };
+        let asks = Asks::of_job(bus, &job).await;
+        return Ok(Some(place.with(waits::reasons(bus, &asks).await)));
     }
     let names = super::status::dispatch_streams(bus).await?;
     for (provider, stream) in names {
-        if look(bus, &stream, &subjects.dispatch_filter(&provider), is_it).await?.is_some() {
-            return Ok(Some(Whereabouts {
-                text: format!("it is with the workers of {provider}"),
-                json: json!({"state": "dispatched", "provider": provider}),
+        let filter = subjects.dispatch_filter(&provider);
+        if let Some((ahead, found)) = look(bus, &stream, &filter, is_it).await? {
+            let place = Whereabouts::new(
+                format!("it is with the workers of {provider}, who have {ahead} older ones"),
+                json!({"state": "dispatched", "provider": provider, "ahead": ahead}),
+            );
+            let job = Job::decode(&found.payload).ok();
+            let target = job.as_ref().and_then(Job::current_target);
+            return Ok(Some(match target {
+                Some(target) => place.with(waits::of_target(bus, target).await),
+                None => place,
             }));
         }
     }
     let lanes = subjects.under(&format!("lane.*.*.{team}"));
-    let queued = look(bus, &subjects.stream(topology::REQUESTS), &lanes, |stored| {
-        let Some((priority, team)) = subjects.parse_lane(&stored.subject) else { return false };
-        let decoded = decode(&Delivered {
-            team,
-            priority,
-            sequence: stored.source.sequence,
-            accepted_at: stored.stored_at,
-            ttl_ms_default: 1,
-            headers: &stored.header_view(),
-            payload: &stored.payload,
-        });
-        match decoded {
+    let queued =
+        look(bus, &subjects.stream(topology::REQUESTS), &lanes, |stored| match request(bus, stored) {
             Decoded::Request(request) => request.head.identity == *identity,
             Decoded::Rejected(head, _) => head.identity == *identity,
             Decoded::Acknowledgement => false,
+        })
+        .await?;
+    let Some((ahead, found)) = queued else { return Ok(None) };
+    let text = format!("it is queued, behind {ahead} others of its team");
+    let place = Whereabouts::new(text, json!({"state": "queued", "ahead": ahead}));
+    Ok(Some(match request(bus, &found) {
+        Decoded::Request(request) => {
+            let asks = Asks::of_request(bus, &request).await;
+            place.with(waits::reasons(bus, &asks).await)
         }
-    })
-    .await?;
-    Ok(queued.map(|(ahead, _)| Whereabouts {
-        text: format!("it is queued, behind {ahead} others of its team"),
-        json: json!({"state": "queued", "ahead": ahead}),
+        Decoded::Rejected(..) | Decoded::Acknowledgement => place,
     }))
+}
+
+/// A message of a lane, as a router reads it.
+fn request(bus: &Bus, stored: &Stored) -> Decoded {
+    let Some((priority, team)) = bus.subjects().parse_lane(&stored.subject) else {
+        return Decoded::Acknowledgement;
+    };
+    decode(&Delivered {
+        team,
+        priority,
+        sequence: stored.source.sequence,
+        accepted_at: stored.stored_at,
+        // What the routers take is in their files. No time that a request can name is after this one's.
+        ttl_ms_default: TTL_MS_MAX,
+        headers: &stored.header_view(),
+        payload: &stored.payload,
+    })
+}
+
+/// Why a request waits for a time that was never called, as far as its message shows it.
+fn parked_for(found: &Stored) -> &'static str {
+    match Job::decode(&found.payload) {
+        // Whoever waits for a reply may have a copy that only looks again for the answer.
+        Ok(job) if job.run > 0 || !job.history.is_empty() || job.reply_to.is_some() => "",
+        Ok(job) if job.body_digest.is_none() => ", as it asked for (not_before)",
+        Ok(_) => ", as it asked for (not_before), or because there were too many with the same body",
+        Err(_) => "",
+    }
 }
 
 /// The first message that is it, and how many there were before it.
@@ -120,33 +163,16 @@ async fn look(
 async fn held(bus: &Bus, found: &Stored) -> Whereabouts {
     let since = found.stored_at.to_rfc3339();
     let Ok(job) = Job::decode(&found.payload) else {
-        return Whereabouts { text: "it is held".into(), json: json!({"state": "held", "since": since}) };
+        return Whereabouts::new("it is held", json!({"state": "held", "since": since}));
     };
     let health = Health::new(bus);
-    let known = health.load().await.is_ok();
-    let now = tollgate_bus::now();
-    let targets: Vec<Value> = tollgate_policy::route::awaited(&job)
-        .iter()
-        .map(|target| match health.availability(&target.provider, &target.model, now) {
-            Availability::Down { why, until } if known => {
-                json!({"target": target.to_string(), "why": why_text(why), "until": until})
-            }
-            Availability::Probe if known => json!({"target": target.to_string(), "why": "it is tried again"}),
-            _ => json!({"target": target.to_string(), "why": ""}),
-        })
-        .collect();
-    let words: Vec<String> = targets
-        .iter()
-        .map(|target| {
-            let text = |name: &str| target[name].as_str().unwrap_or_default().to_owned();
-            let until = target["until"].as_str().map(|until| format!(", tried again at {until}"));
-            format!("{} ({}{})", text("target"), text("why"), until.unwrap_or_default())
-        })
-        .collect();
-    Whereabouts {
-        text: format!("it waits since {since} until one of its targets is up: {}", words.join(", ")),
-        json: json!({"state": "held", "since": since, "deadline": job.deadline, "targets": targets}),
-    }
+    let known = health.load().await.is_ok().then_some(&health);
+    let awaited = tollgate_policy::route::awaited(&job);
+    let targets = waits::standings(known, &awaited, tollgate_bus::now());
+    Whereabouts::new(
+        format!("it waits since {since} until one of its targets is up: {}", waits::told(&targets)),
+        json!({"state": "held", "since": since, "deadline": job.deadline, "targets": targets}),
+    )
 }
 
 /// What has happened to a request, as its events tell, oldest first.

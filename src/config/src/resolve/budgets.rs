@@ -10,7 +10,7 @@ use tollgate_protocol::subject::token;
 use super::limits;
 use super::provider::Offered;
 use crate::raw;
-use crate::read::{At, Optional};
+use crate::read::{At, Optional, Required};
 use crate::report::{Findings, shortened};
 
 /// Longest name that is made of scope and window.
@@ -28,14 +28,13 @@ pub(super) fn resolve(
     let mut names = BTreeSet::new();
     let mut budgets = Vec::new();
     for entry in entries {
-        let Some(budget) = budget(entry, teams, offered, findings) else { continue };
-        if !names.insert(budget.name.clone()) {
-            let message =
-                format!("another budget has the name {:?}; give this one a name of its own", budget.name);
+        budgets.extend(budget(entry, teams, offered, findings));
+        // Also where something else of the entry is broken.
+        let Some(name) = name(entry) else { continue };
+        if !names.insert(name.clone()) {
+            let message = format!("another budget has the name {name:?}; give this one a name of its own");
             findings.problem(&entry.place, message);
-            continue;
         }
-        budgets.push(budget);
     }
     budgets.extend(limits::resolve(file, teams, offered, &mut names, findings));
     // Whoever has a number in a minute is not to be refused by another limit any more.
@@ -49,26 +48,47 @@ fn budget(
     offered: &Offered,
     findings: &mut Findings<'_>,
 ) -> Option<Budget> {
+    // Everything is looked at before anything that is missing ends it.
+    let alerts = alerts(entry, findings);
     let scope = entry.scope.0.as_ref()?;
     check(scope, teams, offered, findings);
-    let scope = resolved(scope);
-    let per = entry.per.0.as_ref()?.value;
-    let timezone = entry.timezone.given().map_or(Tz::UTC, |zone| zone.value);
-    let name = entry
-        .name
-        .given()
-        .map_or_else(|| named_after(&scope, per.as_str(), timezone), |name| name.value.0.clone());
     Some(Budget {
-        name,
+        name: name(entry)?,
         measure: Measure::Money,
-        scope,
+        scope: resolved(scope),
         limit: entry.limit_usd.0.as_ref()?.value.0.0,
-        per,
-        timezone,
+        per: entry.per.0.as_ref()?.value,
+        timezone: timezone(entry),
         when_spent: entry.when_spent.given().map_or(WhenSpent::Hold, |when| when.value),
         reserve: entry.reserve.given().map_or(Reserve::Estimate, |reserve| reserve.value),
-        alerts: alerts(entry, findings),
+        alerts,
     })
+}
+
+fn timezone(entry: &raw::Budget) -> Tz {
+    entry.timezone.given().map_or(Tz::UTC, |zone| zone.value)
+}
+
+/// The name of an entry; `None` if that, or what it is made of, is broken.
+fn name(entry: &raw::Budget) -> Option<String> {
+    match &entry.name {
+        Optional::Given(name) => Some(name.value.0.clone()),
+        Optional::Broken => None,
+        Optional::Absent if matches!(entry.timezone, Optional::Broken) => None,
+        Optional::Absent => {
+            let (scope, per) = (whole(&entry.scope)?, entry.per.0.as_ref()?.value);
+            Some(named_after(&scope, per.as_str(), timezone(entry)))
+        }
+    }
+}
+
+/// The scope that an entry's name is made of; `None` if a part of it is broken.
+pub(super) fn whole(scope: &Required<raw::Scope>) -> Option<Scope> {
+    let scope = scope.0.as_ref()?;
+    let raw::Scope { team, project, key, user, tag, provider, model } = &scope.value;
+    let labels = [team, project, key, user, provider, model];
+    let is_broken = labels.iter().any(|label| matches!(label, Optional::Broken));
+    (!is_broken && !matches!(tag, Optional::Broken)).then(|| resolved(scope))
 }
 
 pub(super) fn resolved(scope: &raw::Scope) -> Scope {

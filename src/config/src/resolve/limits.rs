@@ -7,10 +7,10 @@ use tollgate_policy::catalog::Teams;
 use tollgate_protocol::Digest;
 use tollgate_protocol::request::OnLimit;
 
-use super::budgets::{NAME_LENGTH_MAX, check, named_after, resolved};
+use super::budgets::{NAME_LENGTH_MAX, check, named_after, resolved, whole};
 use super::provider::Offered;
 use crate::raw;
-use crate::read::At;
+use crate::read::{At, Optional};
 use crate::report::Findings;
 
 /// Each of the limits that an entry can have is one of its own.
@@ -24,17 +24,37 @@ pub(super) fn resolve(
     let entries = file.limits.given().map_or(&[][..], |list| list.value.0.as_slice());
     let mut limits = Vec::new();
     for entry in entries {
-        for limit in of_entry(entry, teams, offered, findings) {
-            if !names.insert(limit.name.clone()) {
-                let message =
-                    format!("another limit has the name {:?}; give this one a name of its own", limit.name);
+        limits.extend(of_entry(entry, teams, offered, findings));
+        // Also where something else of the entry is broken.
+        let Some(name) = name(entry) else { continue };
+        for (what, ..) in given(entry).iter().filter(|(.., limit)| limit.is_some()) {
+            let name = joined(&name, what);
+            if !names.insert(name.clone()) {
+                let message = format!("another limit has the name {name:?}; give this one a name of its own");
                 findings.problem(&entry.place, message);
-                continue;
             }
-            limits.push(limit);
         }
     }
     limits
+}
+
+/// The name of an entry; `None` if that, or the scope that it is made of, is broken.
+fn name(entry: &raw::Limit) -> Option<String> {
+    match &entry.name {
+        Optional::Given(name) => Some(name.value.0.clone()),
+        Optional::Broken => None,
+        Optional::Absent => Some(named_after(&whole(&entry.scope)?, "limit", Tz::UTC)),
+    }
+}
+
+/// The limits of an entry: how each is named, what it measures, and how much that may be.
+fn given(entry: &raw::Limit) -> [(&'static str, Measure, Option<u64>); 4] {
+    [
+        ("requests", Measure::Rate, entry.requests_per_minute.given().map(|limit| limit.value.get())),
+        ("tokens", Measure::Tokens, entry.tokens_per_minute.given().map(|limit| limit.value.get())),
+        ("in-flight", Measure::InFlight, entry.in_flight.given().map(|limit| limit.value.get())),
+        ("same-body", Measure::Repeats, entry.same_body_per_minute.given().map(|limit| limit.value.get())),
+    ]
 }
 
 fn of_entry(
@@ -43,25 +63,19 @@ fn of_entry(
     offered: &Offered,
     findings: &mut Findings<'_>,
 ) -> Vec<Budget> {
-    let Some(scope) = entry.scope.0.as_ref() else { return Vec::new() };
-    check(scope, teams, offered, findings);
-    let scope = resolved(scope);
-    let name =
-        entry.name.given().map_or_else(|| named_after(&scope, "limit", Tz::UTC), |name| name.value.0.clone());
-    let given = [
-        ("requests", Measure::Rate, entry.requests_per_minute.given().map(|limit| limit.value.get())),
-        ("tokens", Measure::Tokens, entry.tokens_per_minute.given().map(|limit| limit.value.get())),
-        ("in-flight", Measure::InFlight, entry.in_flight.given().map(|limit| limit.value.get())),
-        ("same-body", Measure::Repeats, entry.same_body_per_minute.given().map(|limit| limit.value.get())),
-    ];
-    let has_broken = matches!(entry.requests_per_minute, crate::read::Optional::Broken)
-        || matches!(entry.tokens_per_minute, crate::read::Optional::Broken)
-        || matches!(entry.in_flight, crate::read::Optional::Broken)
-        || matches!(entry.same_body_per_minute, crate::read::Optional::Broken);
+    let given = given(entry);
+    let has_broken = matches!(entry.requests_per_minute, Optional::Broken)
+        || matches!(entry.tokens_per_minute, Optional::Broken)
+        || matches!(entry.in_flight, Optional::Broken)
+        || matches!(entry.same_body_per_minute, Optional::Broken);
     if !has_broken && given.iter().all(|(_, _, limit)| limit.is_none()) {
         let message = "expected one of requests_per_minute, tokens_per_minute, in_flight, same_body_per_minute, found none";
         findings.problem(&entry.place, message);
     }
+    // Everything is looked at before anything that is missing ends it.
+    let Some(scope) = entry.scope.0.as_ref() else { return Vec::new() };
+    check(scope, teams, offered, findings);
+    let scope = resolved(scope);
     if let Some(same_body) = entry.same_body_per_minute.given()
         && (scope.provider.is_some() || scope.model.is_some())
     {
@@ -69,6 +83,7 @@ fn of_entry(
             "equal bodies are counted before anything is called: name no provider and no model in its scope";
         findings.problem(&same_body.place, message);
     }
+    let Some(name) = name(entry) else { return Vec::new() };
     let when_spent = match entry.on_limit.given().map(|on_limit| on_limit.value) {
         Some(OnLimit::Reject) => WhenSpent::Reject,
         Some(OnLimit::Wait) | None => WhenSpent::Hold,

@@ -119,6 +119,74 @@ in_flight = 50
 }
 
 #[test]
+fn no_problem_of_a_budget_or_a_limit_hides_another() {
+    let text = r#"
+[[budgets]]
+name = "a"
+alert_percent = [80, 50]
+
+[[budgets]]
+name = "a"
+scope = { team = "nobody" }
+limit_usd = "1"
+alert_percent = [50, 50]
+
+[[budgets]]
+scope = {}
+per = "day"
+
+[[budgets]]
+scope = {}
+limit_usd = "1"
+per = "day"
+
+[[budgets]]
+scope = { tag = 5 }
+limit_usd = "1"
+per = "day"
+
+[[budgets]]
+scope = {}
+limit_usd = "1"
+per = "day"
+timezone = "Europe/Atlantis"
+
+[[limits]]
+name = "b"
+
+[[limits]]
+name = "b"
+in_flight = 1
+requests_per_minute = 0
+
+[[limits]]
+name = "b"
+scope = { team = "nobody" }
+in_flight = 1
+"#;
+    assert_snapshot!(besides(text), @r#"
+    tollgate.toml:2:1: budgets[0].limit_usd: expected a decimal string of US dollars such as "100.00", found nothing
+    tollgate.toml:2:1: budgets[0].per: expected one of "minute", "hour", "day", "week", "month", "total", found nothing
+    tollgate.toml:2:1: budgets[0].scope: expected a table with keys of team, project, key, user, tag, provider, model, found nothing
+    tollgate.toml:4:17: budgets[0].alert_percent: expected ascending numbers, each once
+    tollgate.toml:6:1: budgets[1]: another budget has the name "a"; give this one a name of its own
+    tollgate.toml:6:1: budgets[1].per: expected one of "minute", "hour", "day", "week", "month", "total", found nothing
+    tollgate.toml:8:18: budgets[1].scope.team: no team "nobody" is configured
+    tollgate.toml:10:17: budgets[1].alert_percent: expected ascending numbers, each once
+    tollgate.toml:12:1: budgets[2].limit_usd: expected a decimal string of US dollars such as "100.00", found nothing
+    tollgate.toml:16:1: budgets[3]: another budget has the name "all-day"; give this one a name of its own
+    tollgate.toml:22:17: budgets[4].scope.tag: expected "name=value", found 5
+    tollgate.toml:30:12: budgets[5].timezone: expected a time zone of the IANA database such as "Europe/Berlin", found "Europe/Atlantis"
+    tollgate.toml:32:1: limits[0]: expected one of requests_per_minute, tokens_per_minute, in_flight, same_body_per_minute, found none
+    tollgate.toml:32:1: limits[0].scope: expected a table with keys of team, project, key, user, tag, provider, model, found nothing
+    tollgate.toml:35:1: limits[1].scope: expected a table with keys of team, project, key, user, tag, provider, model, found nothing
+    tollgate.toml:38:23: limits[1].requests_per_minute: expected a whole number from 1 to 10000000, found 0
+    tollgate.toml:40:1: limits[2]: another limit has the name "b-in-flight"; give this one a name of its own
+    tollgate.toml:42:18: limits[2].scope.team: no team "nobody" is configured
+    "#);
+}
+
+#[test]
 fn no_file_is_a_file_without_a_team() {
     let none = "tollgate.toml:1:1: teams: expected at least one team, such as [teams.default]";
     assert_eq!(report(""), none);

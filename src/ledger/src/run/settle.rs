@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tollgate_bus::bucket::{ALERTS, SPENT};
+use tollgate_bus::bucket::SPENT;
 use tollgate_bus::counter::StoredEntry;
 use tollgate_bus::retry::Patience;
 use tollgate_bus::{Bus, counter, event};
@@ -21,6 +21,7 @@ use tollgate_protocol::usage::{Kind, UsageEvent};
 use tollgate_protocol::{Sequence, Timestamp};
 
 use super::alert::Alerts;
+use super::forget::Forgetting;
 use super::in_background;
 use super::lease::{self, Lease};
 use crate::settle::{Book, Due, Outcome, PlacedEvent};
@@ -137,6 +138,7 @@ impl Settler<'_> {
         let mut tell = interval(TELL_EVERY);
         let mut active = interval(ACTIVE_EVERY);
         let mut forget = interval(FORGET_EVERY);
+        let mut forgetting = Forgetting::default();
         let mut hot = self.hot.clone();
         // What was changed before, or while nothing was read, too.
         hot.mark_changed();
@@ -168,7 +170,7 @@ impl Settler<'_> {
                     self.alerts.note(self.lock().counters().cloned().collect::<Vec<_>>());
                 }
                 _ = active.tick() => self.look(&mut pass, tasks).await?,
-                _ = forget.tick() => self.forget().await?,
+                _ = forget.tick() => forgetting.begin(self.bus, self.book, self.lease, tasks),
             }
         }
     }
@@ -364,26 +366,6 @@ impl Settler<'_> {
         self.bus.add(&counter, &entry, amount, &id, PATIENCE).await.map_err(again)?;
         tracing::info!(budget = name, spent = amount, ?unit, "the budget is open");
         // It counts as open when it is read back.
-        Ok(())
-    }
-
-    async fn forget(&self) -> Result<(), Fault> {
-        let book = Arc::clone(self.book);
-        let now = tollgate_bus::now();
-        let gone =
-            in_background(move || Ok(book.lock().unwrap_or_else(PoisonError::into_inner).forget(now)?));
-        for counter in gone.await.map_err(Fault::Fatal)? {
-            if !self.lease.is_held() {
-                continue;
-            }
-            let stream = self.stream(counter::STREAM).await?;
-            stream.purge().filter(self.bus.subjects().budget(&counter)).await.map_err(again)?;
-            for bucket in [SPENT, ALERTS] {
-                if let Ok(store) = self.bus.bucket(bucket).await {
-                    let _ = store.purge(counter.to_string()).await;
-                }
-            }
-        }
         Ok(())
     }
 }

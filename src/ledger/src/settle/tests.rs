@@ -148,6 +148,8 @@ fn what_was_called_before_the_opening_was_read_is_charged() {
     book.begin(99);
     let before = book.read(&[], &[(100, paid("r1", 70)), (101, paid("r2", 30))]).unwrap();
     assert_eq!(before.due, []);
+    let called = book.called_since("research", 100).unwrap();
+    assert_eq!(called, [paid("r2", 30).identity().to_string()], "nobody else is looked at");
     // The opening has all up to 100.
     let outcome = book.read(&[entries.add(EntryKind::Open, "", 0, 70)], &[]).unwrap();
     assert_eq!(outcome.due.iter().map(|due| (due.attempt, due.amount)).collect::<Vec<_>>(), [(0, 30)]);
@@ -182,22 +184,41 @@ fn other_budgets_count_from_now_on() {
 }
 
 #[test]
+fn windows_that_are_over_are_forgotten_and_do_not_come_back() {
+    let (ledger, mut entries) = (ledger(), Entries::default());
+    let budget = Budget { per: Per::Minute, ..budgets().0[0].clone() };
+    let mut book = Book::open(ledger, Budgets([budget.clone()].into())).unwrap();
+    let (heard, account) = (event("r1", 1).time, paid("r1", 0).identity().to_string());
+    let minute = budget.counter(heard);
+    let in_minute = |stored: StoredEntry| StoredEntry { counter: minute.clone(), ..stored };
+    let reserved = in_minute(entries.add(EntryKind::Reserve, &account, 1, 400));
+    let settled = in_minute(entries.add(EntryKind::Settle, &account, 1, -280));
+    book.read(&[reserved, settled], &[(1, paid("r1", 120))]).unwrap();
+    assert_eq!(book.long_over(heard + chrono::TimeDelta::days(8)), []);
+    let gone = book.long_over(heard + chrono::TimeDelta::days(10));
+    assert_eq!(gone, [minute]);
+    book.drop_counters(&gone).unwrap();
+    // Its account is still there when the budgets are others.
+    let narrower = Budget { scope: Scope { user: Some("u".into()), ..budget.scope.clone() }, ..budget };
+    assert_eq!(book.configure(Budgets([narrower].into())).unwrap(), []);
+    assert_eq!(book.names().unwrap(), [account]);
+}
+
+#[test]
 fn what_nobody_will_hear_of_any_more_is_forgotten() {
     let (ledger, mut entries) = (ledger(), Entries::default());
     let mut book = Book::open(ledger, budgets()).unwrap();
     let account = paid("r1", 0).identity().to_string();
     book.read(&[entries.add(EntryKind::Reserve, &account, 1, 400)], &[]).unwrap();
     let heard = event("r1", 1).time;
-    book.forget(heard + chrono::TimeDelta::days(10)).unwrap();
+    book.forget_accounts(heard + chrono::TimeDelta::days(10)).unwrap();
     assert_eq!(book.names().unwrap(), std::slice::from_ref(&account), "it is open");
     let settled = entries.add(EntryKind::Settle, &account, 1, -280);
     book.read(&[settled], &[(1, paid("r1", 120))]).unwrap();
-    book.forget(heard + chrono::TimeDelta::days(8)).unwrap();
+    book.forget_accounts(heard + chrono::TimeDelta::days(8)).unwrap();
     assert_eq!(book.names().unwrap(), [account]);
-    assert_eq!(
-        book.forget(heard + chrono::TimeDelta::days(10)).unwrap(),
-        [],
-        "a budget without end has no old window"
-    );
+    let later = heard + chrono::TimeDelta::days(10);
+    book.forget_accounts(later).unwrap();
+    assert_eq!(book.long_over(later), [], "a budget without end has no old window");
     assert_eq!(book.names().unwrap(), Vec::<String>::new());
 }

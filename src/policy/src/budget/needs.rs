@@ -31,6 +31,7 @@ pub struct Needs {
     inputs: Vec<u64>,
     body_bytes: usize,
     output_tokens_max: Option<u64>,
+    choices: u64,
 }
 
 impl Needs {
@@ -38,10 +39,11 @@ impl Needs {
     /// than; what is seen of answers may change while a request waits.
     pub fn amounts(&self, budgets: &Budgets, most: Option<u64>) -> Vec<Need> {
         let (bytes, max) = (self.body_bytes, self.output_tokens_max);
+        let allowed = estimate::allowed(max, self.choices);
         let estimates = || self.inputs.iter().map(|input| estimate::reserved(*input, max, most));
         let dearest = |reserve: Reserve| {
             let costs = self.prices.iter().zip(estimates()).map(|(price, usage)| {
-                let bound = estimate::bound(bytes, max, price);
+                let bound = estimate::bound(bytes, allowed, price);
                 match reserve {
                     Reserve::Strict => bound,
                     Reserve::Estimate => price.cost(&usage).min(bound),
@@ -103,6 +105,7 @@ impl Budgets {
             covers: Some(covers),
             body_bytes: job.body_bytes(),
             output_tokens_max: job.output_tokens_max,
+            choices: job.choices,
         }
     }
 }

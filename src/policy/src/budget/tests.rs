@@ -84,6 +84,7 @@ pub(crate) fn job(targets: Vec<Target>) -> Job {
         rejects_on_limit: false,
         reserved_prices: Vec::new(),
         output_tokens_max: None,
+        choices: 1,
         input_tokens: None,
         media: 0,
         media_bytes: 0,

@@ -36,7 +36,7 @@ fn cells_have_whole_numbers_of_slots_and_follow_each_other() {
 #[test]
 fn numbers_are_slots() {
     let cell = Cell::at(rate(600), time(0));
-    let turn = |number, ms| cell.turn(number, time(ms), TimeDelta::zero());
+    let turn = |number, ms| cell.turn(number, 1, time(ms), TimeDelta::zero());
     assert_eq!(turn(1, 0), Turn::At(time(0)));
     assert_eq!(turn(2, 0), Turn::At(time(100)));
     assert_eq!(turn(40, 0), Turn::At(time(3_900)));
@@ -45,12 +45,17 @@ fn numbers_are_slots() {
     assert_eq!(turn(4, 350), Turn::At(time(300)));
     assert_eq!(turn(4, 351), Turn::Skip(1));
     assert_eq!(turn(1, 950), Turn::Skip(9));
+    // Who skipped nine when three others had asked meanwhile has slots 4 to 12; the first that is not over is his.
+    let skipped = |number, ms| cell.turn(number, 9, time(ms), TimeDelta::zero());
+    assert_eq!(skipped(13, 950), Turn::At(time(900)));
+    assert_eq!((skipped(13, 320), skipped(13, 1_260)), (Turn::At(time(400)), Turn::Skip(1)));
+    assert_eq!((skipped(44, 3_600), skipped(50, 3_600)), (Turn::At(time(3_600)), Turn::Next(time(4_000))));
     // Nothing is left of this cell.
     assert_eq!(turn(40, 3_951), Turn::Next(time(4_000)));
     assert_eq!(turn(41, 3_999), Turn::Next(time(4_000)));
     // What is skipped to is still good when the next answer is here.
-    assert_eq!(cell.turn(1, time(950), TimeDelta::milliseconds(200)), Turn::Skip(13));
-    assert_eq!(cell.turn(1, time(3_900), TimeDelta::milliseconds(200)), Turn::Skip(40));
+    assert_eq!(cell.turn(1, 1, time(950), TimeDelta::milliseconds(200)), Turn::Skip(13));
+    assert_eq!(cell.turn(1, 1, time(3_900), TimeDelta::milliseconds(200)), Turn::Skip(40));
 }
 
 /// However slow the server is, in proportion: one alone under an idle limit begins soon.
@@ -92,6 +97,40 @@ fn a_number_is_good_until_the_next_slot_is_near() {
             "{per_minute}"
         );
     }
+}
+
+/// Four that come at once after a pause: one of them begins now, not when what all of them asked for is over.
+#[test]
+fn of_several_that_come_after_a_pause_one_begins_at_once() {
+    let (per_minute, now) = (rate(600), time(1_310));
+    let mut four = [(); 4].map(|()| Asking::new(per_minute));
+    let (mut total, mut ids) = (0, HashSet::new());
+    let mut add = |add: Add| {
+        (add.id.is_none_or(|id| ids.insert(id))).then(|| {
+            total += add.amount;
+            total
+        })
+    };
+    let mut begin = Vec::new();
+    // Whoever has a number goes on and asks for the next.
+    for _ in 0..10 {
+        let numbers: Vec<_> = four.iter_mut().map(|asking| add(asking.next(now))).collect();
+        for (asking, number) in four.iter_mut().zip(numbers) {
+            match asking.heard(number, now) {
+                None => {}
+                Some(numbered) => {
+                    if let Numbered::At(at) = numbered {
+                        begin.push(at);
+                    }
+                    *asking = Asking::new(per_minute);
+                }
+            }
+        }
+    }
+    begin.sort_unstable();
+    assert!(begin[0] <= now, "{begin:?}");
+    begin.dedup();
+    assert!(begin.len() >= 4, "no two have the same slot: {begin:?}");
 }
 
 /// Several processes that ask as fast as they may, their steps in turn; some die with a number in hand, and some are slow:

@@ -97,6 +97,29 @@ fn those_beyond_the_limit_are_spread_over_the_minutes_to_come() {
     assert_eq!(further[..5], [(1, true), (1, false), (2, false), (2, false), (3, false)]);
     assert_eq!(further.last(), Some(&(10, false)), "no further than ten minutes");
     assert_eq!(minutes(3), None, "somebody has decided about it");
+    let again = Job { sequence: 7, ..asked("r3", "k", "x") };
+    assert!(ask(&mut repeats, &mut server, &budgets, &mut { again }, at(10)).is_some(), "published again");
+}
+
+#[test]
+fn only_so_many_are_held_and_no_fewer_than_the_minutes_to_come_have_room_for() {
+    let count = |amount| Count { limit: 0, cell: "0-x".to_owned(), amount, id: String::new(), minute: 0 };
+    // (limit, how many were asked for, whether the last of them is held, rejected or neither)
+    let rows = [
+        (1, 1, None),
+        (1, 2, Some(false)),
+        (1, 1_001, Some(false)),
+        (1, 1_002, Some(true)),
+        (300, 300, None),
+        (300, 3_300, Some(false)),
+        (300, 3_301, Some(true)),
+        (i64::MAX, i64::MAX, None),
+    ];
+    for (limit, total, is_full) in rows {
+        let budgets = guard(limit);
+        let judged = count(1).judge(&budgets.0[0], Some(total)).map(|too_many| too_many.is_full);
+        assert_eq!(judged, is_full, "{total} of {limit}");
+    }
 }
 
 #[test]

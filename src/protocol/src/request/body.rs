@@ -16,6 +16,8 @@ pub struct BodyFacts {
     pub model_at: (usize, usize),
     /// The most output tokens, over all choices, if the body says.
     pub output_tokens_max: Option<u64>,
+    /// How many answers it asks for; 1 at least.
+    pub choices: u64,
 }
 
 #[derive(Deserialize)]
@@ -104,6 +106,7 @@ pub(super) fn chat(body: &RawValue) -> Result<BodyFacts, Problem> {
         model_at: (start, start + raw_model.get().len()),
         // If both are there, which one counts is the provider's choice: the larger one is the bound.
         output_tokens_max: max_completion_tokens.max(max_tokens).map(|tokens| tokens.saturating_mul(choices)),
+        choices,
     })
 }
 

@@ -258,6 +258,7 @@ pub(super) fn job() -> impl Strategy<Value = Job> {
                     .map(|price| Price { input: *price, cached_input: 1, output: 2 })
                     .collect(),
                 output_tokens_max: numbers.3,
+                choices: numbers.3.unwrap_or(1),
                 input_tokens: numbers.3,
                 media: u32::try_from(numbers.2).unwrap(),
                 media_bytes: numbers.2,

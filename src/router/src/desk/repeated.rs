@@ -8,7 +8,7 @@ use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::End;
 use tollgate_policy::budget::{Budget, WhenSpent, limited};
 use tollgate_policy::hot::Hot;
-use tollgate_policy::repeats::{Count, TooMany, caller};
+use tollgate_policy::repeats::{Count, TooMany, caller, held_max};
 use tollgate_protocol::event::{Kind, LifecycleEvent};
 use tollgate_protocol::job::Job;
 use tollgate_protocol::response::Status;
@@ -31,7 +31,8 @@ impl Desk {
         let (context, hot, done) =
             (Arc::clone(&self.context), Arc::clone(&self.hot), self.done_sender.clone());
         self.tasks.spawn(async move {
-            let Some((message, job)) = context.count(&hot, &counts, message, job).await else { return };
+            let counted = Box::pin(context.count(&hot, &counts, message, job));
+            let Some((message, job)) = counted.await else { return };
             if let Some(lighter) = context.put_aside(message, job).await {
                 let _ = done.send(Done::Due(Box::new(lighter)));
             }
@@ -71,9 +72,15 @@ impl Context {
             let id = format!("{}.0.repeated", job.identity);
             self.bus.publish_event(&event, crate::SOURCE, &id).await;
         }
-        if job.rejects_on_limit || limit.when_spent == WhenSpent::Reject {
-            let end = End::Unpaid(Status::Rejected, limited(limit));
-            self.end(message, &job, end).await;
+        let is_rejected = job.rejects_on_limit || limit.when_spent == WhenSpent::Reject;
+        if is_rejected || too_many.is_full {
+            let mut problem = limited(limit);
+            if !is_rejected {
+                let most = held_max(limit);
+                problem.message =
+                    format!("{}, and at most {most} more of a minute are held", problem.message);
+            }
+            self.end(message, &job, End::Unpaid(Status::Rejected, problem)).await;
         } else {
             self.wait_until(message, job, too_many.until).await;
         }

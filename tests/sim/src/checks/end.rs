@@ -23,6 +23,8 @@ impl Checks {
     }
 
     fn answers(&self, world: &World, broken: &mut Vec<String>) {
+        // These only have requests wait.
+        let is_free = self.plan.budgets.0.iter().all(|budget| budget.measure == Measure::Rate);
         for (identity, copies) in &self.accepted {
             let Some(answered) = self.answered.get(identity) else {
                 broken.push(format!("{identity}: no answer; {copies:?}, {:?}", self.stages.get(identity)));
@@ -40,9 +42,7 @@ impl Checks {
                 Status::Cancelled if !self.cancelled.contains(identity) => {
                     broken.push(format!("{identity}: cancelled by nobody"));
                 }
-                Status::Rejected
-                    if !of_it.iter().any(|copy| copy.is_invalid) && self.plan.budgets.is_empty() =>
-                {
+                Status::Rejected if !of_it.iter().any(|copy| copy.is_invalid) && is_free => {
                     broken.push(format!("{identity}: rejected for nothing"));
                 }
                 Status::Succeeded => {

@@ -89,7 +89,8 @@ impl Book {
 
     /// Budgets that have no opening entry yet.
     pub fn unopened(&self) -> Vec<String> {
-        let names = self.budgets.0.iter().map(|budget| budget.name.clone());
+        let counted = self.budgets.0.iter().filter(|budget| budget.measure.unit().is_some());
+        let names = counted.map(|budget| budget.name.clone());
         names.filter(|name| !self.opened.contains_key(name)).collect()
     }
 

@@ -51,13 +51,22 @@ impl Router {
         let identity = item.job.identity.clone();
         match self.reserve(&mut item).await {
             Reserving::Done => {}
-            Reserving::Wait(budget, until) => {
+            Reserving::Turn(until) => return done(Seen::Turn(until), Left::Item(item)),
+            Reserving::NoTurn(budget, until) => {
+                return done(Seen::NoRoom(budget, until), Left::Item(item));
+            }
+            Reserving::Wait(budget, until) | Reserving::Unknown(budget, until) => {
                 item.waits += 1;
+                let has_gate = place.gate.budgets.contains(&budget);
+                let seen = if has_gate { Seen::NoRoom(budget, until) } else { Seen::Alone(until) };
                 if item.waits < WAITS_MAX {
-                    return done(Seen::NoRoom(budget, until), Left::Item(item));
+                    return done(seen, Left::Item(item));
+                }
+                if let Some(held) = item.reserved.take() {
+                    self.take_back(&identity, item.attempt, held).await;
                 }
                 item.message.hand_back(WAIT_ELSEWHERE).await;
-                return done(Seen::NoRoom(budget, until), Left::Unserved(identity));
+                return done(seen, Left::Unserved(identity));
             }
             Reserving::Spent(budget, spent) => {
                 let full = Seen::NoRoom(budget, self.after_spent(budget));
@@ -83,6 +92,8 @@ impl Router {
         }
         let subject = subjects().dispatch(&place.gate.provider, place.priority);
         let publish = Publish::new(subject, Body::Job(item.job.clone().into())).id(&item.message_id);
+        // Here it begins: between the last look at the clock and this nothing is waited for.
+        world.checks.borrow_mut().hands_over(&item.message_id, world.exec.now());
         if world.has(Bug::RouterAcksFirst) {
             item.message.ack().await;
             return match self.process.publish(publish, NORMAL).await {

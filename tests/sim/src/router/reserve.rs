@@ -39,6 +39,12 @@ pub(super) enum Reserving {
     Done,
     /// This budget has no room now.
     Wait(usize, Micros),
+    /// Of this limit it is not known.
+    Unknown(usize, Micros),
+    /// Its turn comes then, and what is reserved for it is kept.
+    Turn(Micros),
+    /// This limit has no turn left before then.
+    NoTurn(usize, Micros),
     /// This budget is spent; so much of it.
     Spent(usize, i64),
     /// This budget never has room for so much.
@@ -111,16 +117,27 @@ impl Router {
         self.spent.borrow().spent.keys().any(|counter| counter.budget == budget)
     }
 
-    /// Reserves what a request needs, in every budget or in none.
+    /// Reserves what a request needs, in every budget or in none, and then waits for its turn.
     pub(super) async fn reserve(self: &Rc<Self>, item: &mut Item) -> Reserving {
-        if item.reserved.is_some() || item.amounts.is_empty() {
+        if item.amounts.is_empty() {
             return Reserving::Done;
         }
+        if item.reserved.is_none() {
+            match self.reserve_all(item).await {
+                Reserving::Done => {}
+                refused => return refused,
+            }
+        }
+        self.take_turns(item).await
+    }
+
+    async fn reserve_all(&self, item: &mut Item) -> Reserving {
         let now = self.now();
         let budgets = self.process.world.plan.budgets.clone();
         let mut held = Vec::new();
         for need in item.amounts.clone() {
-            let Some(budget) = budgets.0.get(need.budget) else { continue };
+            let settled = budgets.0.get(need.budget).filter(|budget| budget.measure.unit().is_some());
+            let Some(budget) = settled else { continue };
             let refused = match self.reserve_in(budget, need.amount, item, now).await {
                 Ok(reserved) => {
                     held.push(reserved);

@@ -3,9 +3,11 @@
 //! A line in the output file succeeded. A line in the error file has a `response` if the request was judged
 //! (by the broker or a provider), and an `error` if it never came to that.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
-use tollgate_protocol::response::{Response, Status};
-use tollgate_protocol::{Encoding, JsonText, NanoUsd, Problem, RequestId, TokenUsage};
+use tollgate_protocol::response::{Attempt, Response, Status};
+use tollgate_protocol::{Encoding, ErrorCode, JsonText, NanoUsd, Problem, RequestId, TokenUsage};
 
 /// The file that a line belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,13 +74,13 @@ struct ResultLine<'a> {
 struct HttpResponse<'a> {
     status_code: u16,
     request_id: &'a str,
-    body: std::borrow::Cow<'a, JsonText>,
+    body: Cow<'a, JsonText>,
 }
 
 #[derive(Serialize)]
 struct LineError<'a> {
     code: &'a str,
-    message: &'a str,
+    message: Cow<'a, str>,
 }
 
 #[derive(Serialize)]
@@ -101,12 +103,11 @@ impl Answer {
         let succeeded = response.status == Status::Succeeded;
         let (place, http, error) = match (response.status, &response.body, &response.error) {
             (Status::Succeeded, Some(body), _) => {
-                let http =
-                    HttpResponse { status_code: 200, request_id: id, body: std::borrow::Cow::Borrowed(body) };
+                let http = HttpResponse { status_code: 200, request_id: id, body: Cow::Borrowed(body) };
                 (Place::Out, Some(http), None)
             }
-            (Status::Expired, ..) => (Place::Errors, None, Some(never_executed(Status::Expired))),
-            (Status::Cancelled, ..) => (Place::Errors, None, Some(never_executed(Status::Cancelled))),
+            (Status::Expired, ..) => (Place::Errors, None, Some(expired(&response.attempts))),
+            (Status::Cancelled, ..) => (Place::Errors, None, Some(cancelled(&response.attempts))),
             (_, _, Some(problem)) => (Place::Errors, Some(refusal(id, problem)), None),
             (_, _, None) => (Place::Errors, None, Some(unreadable())),
         };
@@ -170,26 +171,44 @@ fn never_run(custom_id: &str, id: &RequestId, error: LineError<'_>) -> Answer {
 pub(crate) fn duplicate(custom_id: &str, id: &RequestId) -> Answer {
     let message = "another request, with another body or other options, was sent under this custom_id in this \
                    group before, and this one was not run; choose another --group";
-    never_run(custom_id, id, LineError { code: "duplicate_id", message })
+    never_run(custom_id, id, LineError { code: "duplicate_id", message: message.into() })
 }
 
-fn never_executed(status: Status) -> LineError<'static> {
-    match status {
-        Status::Cancelled => LineError {
-            code: "batch_cancelled",
-            message: "This request was cancelled before it was executed.",
-        },
-        _ => LineError {
-            code: "batch_expired",
-            message: "This request could not be executed before the completion window expired.",
-        },
+/// OpenAI's words where nothing was called, and else what was: a call may have cost something.
+fn expired(attempts: &[Attempt]) -> LineError<'static> {
+    let message = match attempts {
+        [] => "This request could not be executed before the completion window expired.".into(),
+        some => {
+            format!("The completion window expired after {} of this request without an answer.", calls(some))
+                .into()
+        }
+    };
+    LineError { code: "batch_expired", message }
+}
+
+/// The same of one that was taken back.
+fn cancelled(attempts: &[Attempt]) -> LineError<'static> {
+    let message = match attempts {
+        [] => "This request was cancelled before it was executed.".into(),
+        [.., last] if last.code == Some(ErrorCode::Cancelled) => {
+            "This request was cancelled while it was executed; what that cost is an estimate.".into()
+        }
+        some => format!("This request was cancelled after {} without an answer.", calls(some)).into(),
+    };
+    LineError { code: "batch_cancelled", message }
+}
+
+fn calls(attempts: &[Attempt]) -> String {
+    match attempts.len() {
+        1 => "one call".to_owned(),
+        many => format!("{many} calls"),
     }
 }
 
 fn unreadable() -> LineError<'static> {
     LineError {
         code: "unreadable_response",
-        message: "The stored response is not one that this version can read.",
+        message: "The stored response is not one that this version can read.".into(),
     }
 }
 
@@ -197,7 +216,7 @@ fn refusal<'a>(id: &'a str, problem: &Problem) -> HttpResponse<'a> {
     HttpResponse {
         status_code: problem.http_status,
         request_id: id,
-        body: std::borrow::Cow::Owned(JsonText::from(problem.to_openai())),
+        body: Cow::Owned(JsonText::from(problem.to_openai())),
     }
 }
 

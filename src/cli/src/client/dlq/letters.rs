@@ -1,5 +1,6 @@
 //! Dead letters, as they are stored.
 
+use bytes::Bytes;
 use clap::Args;
 use serde_json::{Map, Value, json, value::RawValue};
 use tollgate_bus::scan::Stored;
@@ -133,7 +134,7 @@ impl Letter {
     pub(crate) async fn send_again(&self, bus: &Bus) -> Result<Identity, Failure> {
         let identity = self.next_identity()?;
         let subject = bus.subjects().request(&identity.team, self.job.priority);
-        let payload = self.envelope(&identity)?;
+        let payload = self.envelope(&identity, &self.body(bus).await?)?;
         let map = headers::headers([(header::CONTENT_TYPE, Encoding::Json.content_type())]);
         bus.publish(&subject, map, None, payload.into(), super::PATIENCE)
             .await
@@ -149,14 +150,20 @@ impl Letter {
         Ok(Identity { id, ..self.identity.clone() })
     }
 
-    fn envelope(&self, identity: &Identity) -> Result<Vec<u8>, Failure> {
-        let unreadable = |error: &dyn std::fmt::Display| {
-            Failure::failed(format!("the request of {} cannot be read: {error}", self.identity))
-        };
-        if self.job.body_ref.is_some() {
-            return Err(unreadable(&"its body is no longer with it"));
-        }
-        let body = std::str::from_utf8(&self.job.body).map_err(|error| unreadable(&error))?;
+    fn unreadable(&self, error: &dyn std::fmt::Display) -> Failure {
+        Failure::failed(format!("the request of {} cannot be read: {error}", self.identity))
+    }
+
+    /// Its body, which is elsewhere if the letter would have been too large with it.
+    async fn body(&self, bus: &Bus) -> Result<Bytes, Failure> {
+        let Some(aside) = &self.job.body_ref else { return Ok(self.job.body.clone()) };
+        let found = bus.fetch(aside).await.map_err(|error| self.unreadable(&error))?;
+        found.ok_or_else(|| self.unreadable(&"its body was put aside, and is no longer there"))
+    }
+
+    fn envelope(&self, identity: &Identity, body: &[u8]) -> Result<Vec<u8>, Failure> {
+        let unreadable = |error: &dyn std::fmt::Display| self.unreadable(error);
+        let body = std::str::from_utf8(body).map_err(|error| unreadable(&error))?;
         let body: &RawValue = serde_json::from_str(body).map_err(|error| unreadable(&error))?;
         let mut fields = Map::new();
         fields.insert("id".into(), json!(identity.id));

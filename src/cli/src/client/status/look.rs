@@ -10,6 +10,7 @@ use serde::Deserialize;
 use tollgate_bus::bucket::CONFIG;
 use tollgate_bus::topology::{REQUESTS, RETRY};
 use tollgate_bus::{Bus, event, record};
+use tollgate_health::Health;
 use tollgate_protocol::Priority;
 use tollgate_protocol::applied::KEY;
 
@@ -105,13 +106,23 @@ pub(crate) async fn dispatch_streams(bus: &Bus) -> Result<Vec<(String, String)>,
     Ok(names.into_iter().filter_map(of).collect())
 }
 
-async fn dispatch(bus: &Bus) -> Result<Vec<Dispatch>, Failure> {
+/// The work of each provider, and whether it rests.
+pub(crate) async fn dispatch(bus: &Bus) -> Result<Vec<Dispatch>, Failure> {
     let mut dispatch = Vec::new();
+    let health = Health::new(bus);
+    // Where no broker ever ran there is no such bucket, and nothing is paused.
+    if let Err(error) = health.load().await {
+        tracing::debug!(error, "the health of the providers cannot be read");
+    }
+    let (providers, now) = (health.all().0, tollgate_bus::now());
     for (provider, name) in dispatch_streams(bus).await? {
         let Ok(stream) = bus.jetstream().get_stream(&name).await else { continue };
         let workers = consumers(&stream).await;
         let in_flight = workers.iter().map(|worker| worker.num_ack_pending as u64).sum();
+        let known = providers.iter().find(|(name, _)| *name == provider).map(|(_, known)| known);
         dispatch.push(Dispatch {
+            paused_since: known.and_then(|known| known.paused_since),
+            throttled_until: known.and_then(|known| known.throttled_until).filter(|until| *until > now),
             provider,
             waiting: stream.cached_info().state.messages.saturating_sub(in_flight),
             in_flight,

@@ -62,17 +62,46 @@ fn what_was_refused_has_an_http_response() {
 
 #[test]
 fn what_never_ran_has_an_error() {
-    let problem = Problem::new(ErrorCode::DeadlineExceeded, "too late");
-    insta::assert_snapshot!(shown(&response(Status::Expired, None, Some(problem))), @r#"
+    let never = |status, code| {
+        let problem = Problem::new(code, "words");
+        Response { attempts: Vec::new(), ..response(status, None, Some(problem)) }
+    };
+    insta::assert_snapshot!(shown(&never(Status::Expired, ErrorCode::DeadlineExceeded)), @r#"
     Errors
-    {"id":"batch_req_fe371429cd93","custom_id":"my \"id\"","response":null,"error":{"code":"batch_expired","message":"This request could not be executed before the completion window expired."},"tollgate":{"id":"fe371429-cd93","status":"expired","provider":"sim","model":"demo","cost_nano_usd":1100,"usage":{"input_tokens":3,"cached_input_tokens":0,"output_tokens":4,"reasoning_tokens":0},"attempts":1,"queued_ms":5,"total_ms":18}}
+    {"id":"batch_req_fe371429cd93","custom_id":"my \"id\"","response":null,"error":{"code":"batch_expired","message":"This request could not be executed before the completion window expired."},"tollgate":{"id":"fe371429-cd93","status":"expired","provider":"sim","model":"demo","cost_nano_usd":1100,"usage":{"input_tokens":3,"cached_input_tokens":0,"output_tokens":4,"reasoning_tokens":0},"attempts":0,"queued_ms":5,"total_ms":18}}
     "#);
-    let problem = Problem::new(ErrorCode::Cancelled, "taken back");
-    insta::assert_snapshot!(shown(&response(Status::Cancelled, None, Some(problem))), @r#"
+    insta::assert_snapshot!(shown(&never(Status::Cancelled, ErrorCode::Cancelled)), @r#"
     Errors
-    {"id":"batch_req_fe371429cd93","custom_id":"my \"id\"","response":null,"error":{"code":"batch_cancelled","message":"This request was cancelled before it was executed."},"tollgate":{"id":"fe371429-cd93","status":"cancelled","provider":"sim","model":"demo","cost_nano_usd":1100,"usage":{"input_tokens":3,"cached_input_tokens":0,"output_tokens":4,"reasoning_tokens":0},"attempts":1,"queued_ms":5,"total_ms":18}}
+    {"id":"batch_req_fe371429cd93","custom_id":"my \"id\"","response":null,"error":{"code":"batch_cancelled","message":"This request was cancelled before it was executed."},"tollgate":{"id":"fe371429-cd93","status":"cancelled","provider":"sim","model":"demo","cost_nano_usd":1100,"usage":{"input_tokens":3,"cached_input_tokens":0,"output_tokens":4,"reasoning_tokens":0},"attempts":0,"queued_ms":5,"total_ms":18}}
     "#);
     insta::assert_snapshot!(duplicate("c", &RequestId::parse("x").unwrap()).line, @r#"{"id":"batch_req_x","custom_id":"c","response":null,"error":{"code":"duplicate_id","message":"another request, with another body or other options, was sent under this custom_id in this group before, and this one was not run; choose another --group"},"tollgate":{"id":"x","status":"failed","provider":null,"model":null,"cost_nano_usd":0,"usage":{"input_tokens":0,"cached_input_tokens":0,"output_tokens":0,"reasoning_tokens":0},"attempts":0,"queued_ms":0,"total_ms":0}}"#);
+}
+
+#[test]
+fn what_was_called_is_not_said_to_have_never_run() {
+    let said = |status, codes: &[ErrorCode]| {
+        let mut response = response(status, None, Some(Problem::new(ErrorCode::Cancelled, "words")));
+        let call = response.attempts.pop().unwrap();
+        let failed =
+            |code: &ErrorCode| Attempt { outcome: Outcome::Failed, code: Some(*code), ..call.clone() };
+        response.attempts = codes.iter().map(failed).collect();
+        let line: serde_json::Value = serde_json::from_str(&Answer::of("a", &response).line).unwrap();
+        assert_eq!((&line["response"], &line["tollgate"]["attempts"]), (&().into(), &codes.len().into()));
+        format!("{}: {}", line["error"]["code"].as_str().unwrap(), line["error"]["message"].as_str().unwrap())
+    };
+    let failed = ErrorCode::ProviderUnavailable;
+    assert_eq!(
+        said(Status::Cancelled, &[ErrorCode::Cancelled]),
+        "batch_cancelled: This request was cancelled while it was executed; what that cost is an estimate."
+    );
+    assert_eq!(
+        said(Status::Cancelled, &[failed, failed]),
+        "batch_cancelled: This request was cancelled after 2 calls without an answer."
+    );
+    assert_eq!(
+        said(Status::Expired, &[failed]),
+        "batch_expired: The completion window expired after one call of this request without an answer."
+    );
 }
 
 #[test]
