@@ -162,6 +162,7 @@ pub struct Add {
 /// Somebody who asks for a number.
 #[derive(Clone, Debug)]
 pub struct Asking {
+    limit: String,
     per_minute: NonZeroU32,
     cell: Option<Cell>,
     asked_at: Timestamp,
@@ -172,9 +173,17 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// Under a limit of so many requests per minute.
-    pub fn new(per_minute: NonZeroU32) -> Self {
-        Self { per_minute, cell: None, asked_at: DateTime::UNIX_EPOCH, skip: None, amount: 1, adds: 0 }
+    /// Under this limit, of so many requests per minute.
+    pub fn new(limit: &str, per_minute: NonZeroU32) -> Self {
+        Self {
+            limit: limit.to_owned(),
+            per_minute,
+            cell: None,
+            asked_at: DateTime::UNIX_EPOCH,
+            skip: None,
+            amount: 1,
+            adds: 0,
+        }
     }
 
     /// What is to be added now.
@@ -187,10 +196,10 @@ impl Asking {
         self.amount = skip.unwrap_or(1);
         match skip {
             Some(amount) => {
-                // Those who see the same within a moment do it once.
+                // Those who see the same within a moment do it once. Cells of limits of one pace have the same name.
                 let moment =
                     now.timestamp_micros() / cell.slot_length().max(MOMENT).num_microseconds().unwrap_or(1);
-                let id = format!("skip/{}/{moment}", cell.name());
+                let id = format!("skip/{}/{}/{moment}", self.limit, cell.name());
                 Add { cell: cell.name(), amount, id: Some(id) }
             }
             None => Add { cell: cell.name(), amount: 1, id: None },

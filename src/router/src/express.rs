@@ -156,8 +156,8 @@ impl Express {
         let filter = &from.consumer.filter_subject;
         let reach = self.reach.entry(filter.clone()).or_insert_with(|| Reach::new(&lane, now));
         if reach.look(&lane, now) {
-            // What was left to the lane was not looked at.
-            for subject in lane.stored.keys() {
+            // What was left to the lane was not looked at. Who has something in hand does not wait for it.
+            for subject in lane.stored.keys().filter(|subject| !in_hand.contains_key(*subject)) {
                 self.next.remove(subject);
             }
         }

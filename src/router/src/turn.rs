@@ -139,7 +139,7 @@ impl Context {
     }
 
     async fn number(&self, limit: &str, per_minute: NonZeroU32) -> Result<Numbered, PublishError> {
-        let mut asking = Asking::new(per_minute);
+        let mut asking = Asking::new(limit, per_minute);
         loop {
             let add = asking.next(tollgate_bus::now());
             let id = add.id.as_deref();

@@ -85,7 +85,7 @@ impl Work<'_> {
 
     /// The time of a number, when it has come.
     async fn wait_for_number(&self, limit: &str, per_minute: NonZeroU32) -> Option<Timestamp> {
-        let mut asking = Asking::new(per_minute);
+        let mut asking = Asking::new(limit, per_minute);
         loop {
             let add = asking.next(tollgate_bus::now());
             let id = add.id.as_deref();
@@ -102,7 +102,7 @@ impl Work<'_> {
             if !self.sleep_until(later).await {
                 return None;
             }
-            asking = Asking::new(per_minute);
+            asking = Asking::new(limit, per_minute);
         }
     }
 

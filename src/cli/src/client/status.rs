@@ -88,6 +88,8 @@ pub(crate) struct Dispatch {
     pub(crate) max_in_flight: Option<i64>,
     /// Pulls of workers that wait for work.
     pub(crate) idle_pulls: u64,
+    /// Whether the next two could be read.
+    pub(crate) rest_known: bool,
     /// Since when an operator has it paused.
     pub(crate) paused_since: Option<Timestamp>,
     /// Until when it asked not to be called; absent if that is over.
@@ -194,6 +196,7 @@ fn paused(provider: &Dispatch) -> String {
     match (provider.paused_since, provider.throttled_until) {
         (Some(since), _) => format!("by an operator, since {}", since.to_rfc3339()),
         (None, Some(until)) => format!("as it asked, until {}", until.to_rfc3339()),
+        (None, None) if !provider.rest_known => "not known".to_owned(),
         (None, None) => "no".to_owned(),
     }
 }
@@ -213,6 +216,7 @@ mod tests {
                 waiting: 8,
                 in_flight: 64,
                 max_in_flight: Some(64),
+                rest_known: true,
                 ..Dispatch::default()
             }],
             responses: 100,
@@ -250,10 +254,12 @@ mod tests {
         let paused = Dispatch { paused_since: time("2026-11-29T10:00:00Z"), ..status.dispatch[0].clone() };
         let throttled =
             Dispatch { throttled_until: time("2026-11-29T10:00:07Z"), ..status.dispatch[0].clone() };
-        insta::assert_snapshot!(providers(&[paused, throttled]).render(false, false), @r"
+        let unread = Dispatch { rest_known: false, ..status.dispatch[0].clone() };
+        insta::assert_snapshot!(providers(&[paused, throttled, unread]).render(false, false), @r"
         provider  waiting  in flight  at most  idle pulls  paused
         openai          8         64       64           0  by an operator, since 2026-11-29T10:00:00+00:00
         openai          8         64       64           0  as it asked, until 2026-11-29T10:00:07+00:00
+        openai          8         64       64           0  not known
         ");
     }
 }

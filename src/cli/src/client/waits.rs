@@ -152,8 +152,9 @@ impl Asks {
             _ if state.unit == Unit::InFlight => false,
             // The rest is enough for whoever may cost more than estimated, if nobody gives anything back.
             _ if !is_strict && reserved <= 0 => false,
-            Some(most) => most > left,
-            None => left < limit / LITTLE,
+            Some(most) if is_strict => most > left,
+            // What is estimated is mostly much less than the most it can be; how much, only routers know.
+            _ => left < limit / LITTLE,
         };
         let amount = |amount: i64| match state.unit {
             Unit::NanoUsd => NanoUsd(amount).to_string(),

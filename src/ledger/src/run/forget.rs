@@ -53,6 +53,11 @@ async fn forget(bus: &Bus, book: &Shared, lease: &Lease, now: Timestamp) -> Resu
     }
     let mut gone = Vec::new();
     for counter in over {
+        // Its budget may have longer windows since.
+        let is_over = book.lock().unwrap_or_else(PoisonError::into_inner).is_long_over(&counter, now);
+        if !is_over {
+            continue;
+        }
         if !lease.is_held() || !remove(bus, &counter).await {
             // The next time, or the next one who writes.
             break;
@@ -74,8 +79,11 @@ async fn remove(bus: &Bus, counter: &Counter) -> bool {
         return false;
     }
     for bucket in [SPENT, ALERTS] {
-        if let Ok(store) = bus.bucket(bucket).await {
-            let _ = store.purge(counter.to_string()).await;
+        if let Ok(store) = bus.bucket(bucket).await
+            && let Err(error) = store.purge(counter.to_string()).await
+        {
+            tracing::debug!(%error, %counter, bucket, "what is told of a window that is over was not removed");
+            return false;
         }
     }
     true

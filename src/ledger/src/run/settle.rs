@@ -35,6 +35,8 @@ const WRITES_MAX: usize = 256;
 const TELL_EVERY: Duration = Duration::from_millis(50);
 /// How often old accounts and windows are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(3_600);
+/// And when first: by then it is known who writes.
+const FORGET_FIRST: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(500);
 const ACTIVE_EVERY: Duration = Duration::from_millis(250);
 /// How long one difference is tried before its account is looked at again.
@@ -137,7 +139,8 @@ impl Settler<'_> {
         let (mut entries_seen, mut usage_seen) = (0, 0);
         let mut tell = interval(TELL_EVERY);
         let mut active = interval(ACTIVE_EVERY);
-        let mut forget = interval(FORGET_EVERY);
+        let mut forget = tokio::time::interval_at(tokio::time::Instant::now() + FORGET_FIRST, FORGET_EVERY);
+        forget.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut forgetting = Forgetting::default();
         let mut hot = self.hot.clone();
         // What was changed before, or while nothing was read, too.
@@ -320,8 +323,16 @@ impl Settler<'_> {
     async fn tell(&self, pass: &mut Pass) {
         let Ok(store) = self.bus.bucket(SPENT).await else { return };
         self.alerts.note(pass.changed.iter().cloned());
+        let now = tollgate_bus::now();
         for counter in std::mem::take(&mut pass.changed) {
-            let spent = self.lock().spent(&counter);
+            let spent = {
+                let book = self.lock();
+                // What is forgotten is not told again.
+                if book.is_long_over(&counter, now) {
+                    continue;
+                }
+                book.spent(&counter)
+            };
             let Ok(value) = serde_json::to_vec(&spent) else { continue };
             if let Err(error) = store.put(counter.to_string(), value.into()).await {
                 tracing::debug!(%error, %counter, "what is spent cannot be told");

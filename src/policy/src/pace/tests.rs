@@ -65,7 +65,7 @@ fn one_alone_begins_soon() {
         for travel_ms in [0, 3, 30, 150, 400] {
             for start_ms in (0..60_000).step_by(1_234) {
                 let mut counters = HashMap::<String, i64>::new();
-                let (mut asking, mut now) = (Asking::new(rate(per_minute)), time(start_ms));
+                let (mut asking, mut now) = (Asking::new("limit", rate(per_minute)), time(start_ms));
                 let begins = loop {
                     let Add { cell, amount, .. } = asking.next(now);
                     let total = counters.entry(cell).or_default();
@@ -74,7 +74,7 @@ fn one_alone_begins_soon() {
                     match asking.heard(Some(*total), now) {
                         Some(Numbered::At(at)) => break at.max(now),
                         Some(Numbered::Later(at)) => {
-                            (asking, now) = (Asking::new(rate(per_minute)), at.max(now))
+                            (asking, now) = (Asking::new("limit", rate(per_minute)), at.max(now))
                         }
                         None => {}
                     }
@@ -99,11 +99,24 @@ fn a_number_is_good_until_the_next_slot_is_near() {
     }
 }
 
+#[test]
+fn who_skips_under_one_limit_does_not_skip_under_another_of_the_same_pace() {
+    let skip = |limit: &str| {
+        let mut asking = Asking::new(limit, rate(600));
+        asking.next(time(950));
+        assert_eq!(asking.heard(Some(1), time(950)), None);
+        asking.next(time(950))
+    };
+    let (one, other) = (skip("one"), skip("other"));
+    assert_eq!((one.cell, one.amount), (other.cell, other.amount));
+    assert!(one.id.is_some() && one.id == skip("one").id && one.id != other.id);
+}
+
 /// Four that come at once after a pause: one of them begins now, not when what all of them asked for is over.
 #[test]
 fn of_several_that_come_after_a_pause_one_begins_at_once() {
     let (per_minute, now) = (rate(600), time(1_310));
-    let mut four = [(); 4].map(|()| Asking::new(per_minute));
+    let mut four = [(); 4].map(|()| Asking::new("limit", per_minute));
     let (mut total, mut ids) = (0, HashSet::new());
     let mut add = |add: Add| {
         (add.id.is_none_or(|id| ids.insert(id))).then(|| {
@@ -122,7 +135,7 @@ fn of_several_that_come_after_a_pause_one_begins_at_once() {
                     if let Numbered::At(at) = numbered {
                         begin.push(at);
                     }
-                    *asking = Asking::new(per_minute);
+                    *asking = Asking::new("limit", per_minute);
                 }
             }
         }
@@ -150,8 +163,10 @@ fn admitted(per_minute: u32, start_ms: i64, asks: &[(u64, bool, i64)]) -> Vec<Ti
     for pair in asks.chunks(2) {
         now += TimeDelta::milliseconds(i64::try_from(pair[0].0).unwrap());
         // Two at a time, one step each.
-        let mut both: Vec<_> =
-            pair.iter().map(|(_, dies, slow)| (Asking::new(rate(per_minute)), now, *dies, *slow)).collect();
+        let mut both: Vec<_> = pair
+            .iter()
+            .map(|(_, dies, slow)| (Asking::new("limit", rate(per_minute)), now, *dies, *slow))
+            .collect();
         while !both.is_empty() {
             both.retain_mut(|(asking, at, dies, slow)| {
                 let number = add(asking.next(*at));
@@ -160,14 +175,15 @@ fn admitted(per_minute: u32, start_ms: i64, asks: &[(u64, bool, i64)]) -> Vec<Ti
                     None => true,
                     Some(Numbered::Later(later)) => {
                         assert!(later > *at, "waiting for a time that is past never ends");
-                        (*asking, *at) = (Asking::new(rate(per_minute)), later);
+                        (*asking, *at) = (Asking::new("limit", rate(per_minute)), later);
                         now = now.max(later);
                         true
                     }
                     Some(Numbered::At(slot)) => {
                         let begins = slot.max(*at) + TimeDelta::milliseconds(*slow);
                         if is_void(rate(per_minute), slot, begins) {
-                            (*asking, *at, *slow) = (Asking::new(rate(per_minute)), begins, *slow / 2);
+                            (*asking, *at, *slow) =
+                                (Asking::new("limit", rate(per_minute)), begins, *slow / 2);
                             return true;
                         }
                         if !*dies {

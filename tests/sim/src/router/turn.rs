@@ -88,7 +88,7 @@ impl Router {
     }
 
     async fn number(&self, limit: &str, per_minute: NonZeroU32) -> Result<Numbered, NotStored> {
-        let mut asking = Asking::new(per_minute);
+        let mut asking = Asking::new(limit, per_minute);
         loop {
             let add = asking.next(self.now());
             let id = add.id.unwrap_or_else(|| format!("number-{}", self.process.world.number()));

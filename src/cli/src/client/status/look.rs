@@ -110,8 +110,8 @@ pub(crate) async fn dispatch_streams(bus: &Bus) -> Result<Vec<(String, String)>,
 pub(crate) async fn dispatch(bus: &Bus) -> Result<Vec<Dispatch>, Failure> {
     let mut dispatch = Vec::new();
     let health = Health::new(bus);
-    // Where no broker ever ran there is no such bucket, and nothing is paused.
-    if let Err(error) = health.load().await {
+    let loaded = health.load().await;
+    if let Err(error) = &loaded {
         tracing::debug!(error, "the health of the providers cannot be read");
     }
     let (providers, now) = (health.all().0, tollgate_bus::now());
@@ -121,6 +121,7 @@ pub(crate) async fn dispatch(bus: &Bus) -> Result<Vec<Dispatch>, Failure> {
         let in_flight = workers.iter().map(|worker| worker.num_ack_pending as u64).sum();
         let known = providers.iter().find(|(name, _)| *name == provider).map(|(_, known)| known);
         dispatch.push(Dispatch {
+            rest_known: loaded.is_ok(),
             paused_since: known.and_then(|known| known.paused_since),
             throttled_until: known.and_then(|known| known.throttled_until).filter(|until| *until > now),
             provider,
