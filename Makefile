@@ -34,7 +34,7 @@ fmt: ## Format the code
 
 .PHONY: bench
 bench: tools ## Measure against a bare program (ARGS="--bench backlog"; see docs/benchmarks.md)
-	@[ -n "$$TOLLGATE_BIN" ] || cargo build --release --package tollgate --bin tollgate
+	@[ -n "$${TOLLGATE_BIN:-}" ] || cargo build --release --package tollgate --bin tollgate
 	@TOLLGATE_NATS_SERVER="$$(python3 scripts/nats_server.py | tail -n 1)" \
 		TOLLGATE_BIN="$${TOLLGATE_BIN:-$$PWD/target/release/tollgate}" cargo bench --package tollgate-tests $(ARGS)
 
