@@ -189,6 +189,32 @@ async fn a_spent_budget_sends_requests_to_a_cheaper_model() {
     stage.stop().await;
 }
 
+/// The budget is for both targets: its rest is enough for the cheaper one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_a_budget_for_all_is_spent_on_the_cheaper_model() {
+    let cheap = Price { input: 0, cached_input: 0, output: PRICE.output / 10 };
+    let mut stage = Stage::with(&ROLES, |provider| {
+        config(provider, 4, &strict(2 * TOKEN + 5 * TOKEN / 10, "downgrade"))
+            .provider("cheap", &provider.base_url(), 4, &[("m-2", cheap)])
+            .model("either", &["sim/m-1", "cheap/m-2"])
+    })
+    .await;
+    let of = |id: &str| {
+        let body = json!({"model": "either", "max_tokens": 2, "messages": [{"role": "user", "content": id}]});
+        Request::with_body(&Identity::new(TEAM, "budgets", id), body)
+    };
+    let mut providers = Vec::new();
+    for id in ["one", "two", "three"] {
+        stage.client.publish(&of(id)).await;
+        let response = stage.client.await_response(&of(id).identity, PATIENCE).await.value();
+        providers.push(response["provider"].as_str().unwrap_or_default().to_owned());
+        settled(&stage.client, TEAM).await;
+    }
+    assert_eq!(providers, ["sim", "cheap", "cheap"]);
+    stage.idle().await;
+    stage.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spent_budget_of_a_user_keeps_nobody_else() {
     let budget = strict(1_000 * TOKEN, "hold");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::{NanoUsd, Price};
 
-use super::{Budget, Budgets, Measure, Reserve};
+use super::{Budget, Budgets, Measure, Reserve, WhenSpent};
 use crate::estimate;
 use crate::inputs::Inputs;
 
@@ -96,7 +96,20 @@ impl Budgets {
         let is_priced =
             |index: &usize| job.targets.get(*index).is_some_and(|target| prices.contains_key(target));
         let covers = all.iter().enumerate().filter(|(_, of)| **of == budgets).map(|(index, _)| index);
-        let covers: Vec<usize> = covers.filter(is_priced).collect();
+        // Under a budget that sends requests to cheaper targets, whoever goes to a dearer one is asked again.
+        let downgrades = |index: &usize| {
+            self.0.get(*index).is_some_and(|budget| budget.when_spent == WhenSpent::Downgrade)
+        };
+        let allowed = estimate::allowed(job.output_tokens_max, job.choices);
+        let most = |target: &Target| {
+            prices.get(target).map(|price| estimate::bound(job.body_bytes(), allowed, price))
+        };
+        let limit = if budgets.iter().any(downgrades) { most(current) } else { None };
+        let is_dearer = |index: &usize| {
+            let cost = job.targets.get(*index).and_then(most);
+            limit.is_some_and(|limit| cost.is_some_and(|cost| cost > limit))
+        };
+        let covers: Vec<usize> = covers.filter(is_priced).filter(|index| !is_dearer(index)).collect();
         let covered = || covers.iter().filter_map(|index| job.targets.get(*index));
         Needs {
             prices: covered().filter_map(|target| prices.get(target)).copied().collect(),

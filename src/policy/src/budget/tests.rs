@@ -206,6 +206,26 @@ fn a_request_needs_room_in_every_budget_and_covers_what_they_cover() {
 }
 
 #[test]
+fn under_a_budget_that_downgrades_nothing_dearer_is_covered() {
+    let target = |provider: &str| Target { provider: provider.into(), model: "m".into() };
+    let prices: BTreeMap<_, _> = [("dear", 3_000_000), ("cheap", 1_000_000), ("dearest", 9_000_000)]
+        .map(|(name, output)| (target(name), Price { input: 0, cached_input: 0, output }))
+        .into();
+    let job = job(vec![target("dear"), target("cheap"), target("dearest")]);
+    let job = Job { output_tokens_max: Some(50), ..job };
+    let budgets = |when_spent| Budgets([Budget { when_spent, ..budget("all", "1") }].into());
+    let covered = |when_spent, at| {
+        let budgets = budgets(when_spent);
+        let needs = budgets.needs(&Job { target: at, ..job.clone() }, &prices, &Inputs::default());
+        let amount = needs.amounts(&budgets, None)[0].amount;
+        (needs.covers.unwrap(), amount)
+    };
+    assert_eq!(covered(WhenSpent::Downgrade, 0), (vec![0, 1], 150));
+    assert_eq!(covered(WhenSpent::Downgrade, 1), (vec![1], 50), "what it was sent to costs less");
+    assert_eq!(covered(WhenSpent::Hold, 1), (vec![0, 1, 2], 450));
+}
+
+#[test]
 fn limits_are_needs_in_their_own_units() {
     let target = Target { provider: "p".into(), model: "m".into() };
     let prices = BTreeMap::from([(target.clone(), Price { input: 0, cached_input: 0, output: 1 })]);
