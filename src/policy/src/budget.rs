@@ -99,6 +99,11 @@ impl Per {
             Self::Total => TOTAL,
         }
     }
+
+    /// Behind an amount, in words.
+    pub fn in_words(self) -> String {
+        if self == Self::Total { "in all".to_owned() } else { format!("per {}", self.as_str()) }
+    }
 }
 
 /// What becomes of a request whose budget is spent.
@@ -375,11 +380,11 @@ pub fn judge(budget: &Budget, amount: i64, total: i64, spent: Option<&Spent>) ->
 /// What a request is told whose budget is spent.
 pub fn exceeded(budget: &Budget, spent: i64) -> Problem {
     let message = format!(
-        "the budget {} is spent: {} of {} per {}",
+        "the budget {} is spent: {} of {} {}",
         budget.name,
         budget.text(spent),
         budget.text(budget.limit),
-        budget.per.as_str()
+        budget.per.in_words()
     );
     Problem::new(ErrorCode::BudgetExceeded, message)
 }
@@ -394,11 +399,11 @@ pub fn limited(limit: &Budget) -> Problem {
 /// What a request is told that no window of its budget has room for.
 pub fn too_small(budget: &Budget, amount: i64) -> Problem {
     let message = format!(
-        "the request can cost up to {}, and the budget {} is {} per {}; set max_tokens lower, or the budget higher",
+        "the request can cost up to {}, and the budget {} is {} {}; set max_tokens lower, or the budget higher",
         budget.text(amount),
         budget.name,
         budget.text(budget.limit),
-        budget.per.as_str()
+        budget.per.in_words()
     );
     Problem::new(ErrorCode::BudgetTooSmall, message)
 }

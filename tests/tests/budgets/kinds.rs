@@ -113,7 +113,7 @@ async fn what_can_never_fit_is_rejected_at_once() {
     }
     let response = stage.client.await_response(&too_large.identity, PATIENCE).await.value();
     let message = response["error"]["message"].as_str().unwrap();
-    assert!(message.contains("$0.00055") && message.contains("$0.0005 per total"), "{message}");
+    assert!(message.contains("$0.00055") && message.contains("$0.0005 in all"), "{message}");
     assert_eq!(stage.provider.total(), 0);
     spent(&stage, 0).await;
 }

@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 use tollgate_bus::scan::Stored;
 use tollgate_bus::{Bus, event, topology};
 use tollgate_health::Health;
+use tollgate_policy::health::Availability;
 use tollgate_protocol::header::Headers;
-use tollgate_protocol::job::Job;
+use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::request::{Decoded, Delivered, TTL_MS_MAX, decode};
 use tollgate_protocol::{Identity, Sequence};
 
@@ -168,7 +169,21 @@ async fn held(bus: &Bus, found: &Stored) -> Whereabouts {
     let health = Health::new(bus);
     let known = health.load().await.is_ok().then_some(&health);
     let awaited = tollgate_policy::route::awaited(&job);
-    let targets = waits::standings(known, &awaited, tollgate_bus::now());
+    let now = tollgate_bus::now();
+    let targets = waits::standings(known, &awaited, now);
+    let is_up = |health: &&Health| {
+        let up =
+            |target: &Target| health.availability(&target.provider, &target.model, now) == Availability::Up;
+        awaited.iter().any(up)
+    };
+    if known.as_ref().is_some_and(is_up) {
+        let asks = Asks::of_job(bus, &job).await;
+        let place = Whereabouts::new(
+            format!("it was held since {since}; a target is up again, and it is released in turn"),
+            json!({"state": "held", "since": since, "deadline": job.deadline, "targets": targets}),
+        );
+        return place.with(waits::reasons(bus, &asks).await);
+    }
     Whereabouts::new(
         format!("it waits since {since} until one of its targets is up: {}", waits::told(&targets)),
         json!({"state": "held", "since": since, "deadline": job.deadline, "targets": targets}),

@@ -156,9 +156,9 @@ impl Teller<'_> {
         let limit = self.limit();
         let percent = alert::percent(limit, spent);
         let message = format!(
-            "{percent} % of the budget {name} is spent: {} of {limit} per {}",
+            "{percent} % of the budget {name} is spent: {} of {limit} {}",
             NanoUsd(spent),
-            per.as_str()
+            per.in_words()
         );
         BudgetEvent {
             kind: BudgetKind::Budget,
