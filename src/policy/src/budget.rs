@@ -408,14 +408,16 @@ pub fn too_small(budget: &Budget, amount: i64) -> Problem {
     Problem::new(ErrorCode::BudgetTooSmall, message)
 }
 
+/// What a call of a request costs at most at a target; `None` if that has no price any more.
+fn most(job: &Job, prices: &BTreeMap<Target, Price>, target: &Target) -> Option<NanoUsd> {
+    let allowed = estimate::allowed(job.output_tokens_max, job.choices);
+    Some(estimate::bound(job.body_bytes(), allowed, prices.get(target)?))
+}
+
 /// The next of a request's targets that costs less than its current one; `None` if there is none. `goes` says whether a
 /// request that is addressed to a target goes there: from any other it would come back at once.
 pub fn cheaper(job: &Job, prices: &BTreeMap<Target, Price>, goes: impl Fn(usize) -> bool) -> Option<usize> {
-    let cost = |index: usize| {
-        let price = prices.get(job.targets.get(index)?)?;
-        let allowed = estimate::allowed(job.output_tokens_max, job.choices);
-        Some(estimate::bound(job.body_bytes(), allowed, price))
-    };
+    let cost = |index: usize| most(job, prices, job.targets.get(index)?);
     let current = cost(job.target)?;
     job.candidates()
         .filter(|index| *index > job.target)

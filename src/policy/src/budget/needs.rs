@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::{NanoUsd, Price};
 
-use super::{Budget, Budgets, Measure, Reserve, WhenSpent};
+use super::{Budget, Budgets, Measure, Reserve, WhenSpent, most};
 use crate::estimate;
 use crate::inputs::Inputs;
 
@@ -100,13 +100,9 @@ impl Budgets {
         let downgrades = |index: &usize| {
             self.0.get(*index).is_some_and(|budget| budget.when_spent == WhenSpent::Downgrade)
         };
-        let allowed = estimate::allowed(job.output_tokens_max, job.choices);
-        let most = |target: &Target| {
-            prices.get(target).map(|price| estimate::bound(job.body_bytes(), allowed, price))
-        };
-        let limit = if budgets.iter().any(downgrades) { most(current) } else { None };
+        let limit = if budgets.iter().any(downgrades) { most(job, prices, current) } else { None };
         let is_dearer = |index: &usize| {
-            let cost = job.targets.get(*index).and_then(most);
+            let cost = job.targets.get(*index).and_then(|target| most(job, prices, target));
             limit.is_some_and(|limit| cost.is_some_and(|cost| cost > limit))
         };
         let covers: Vec<usize> = covers.filter(is_priced).filter(|index| !is_dearer(index)).collect();
