@@ -70,8 +70,9 @@ pub struct Wanted {
 
 /// Whose messages are to be taken past the others, the neediest first. `in_hand`: what this router has of each subject.
 ///
-/// Who is given enough by the lane needs nothing: what would be taken past it is about to be delivered.
-pub fn wanted(lane: &Lane, in_hand: &HashMap<String, InHand>) -> Vec<Wanted> {
+/// Who is given enough by the lane needs nothing: what would be taken past it is about to be delivered. Of more than are looked
+/// for at a time, those that are equally needy take turns: `after` is who was looked for last.
+pub fn wanted(lane: &Lane, in_hand: &HashMap<String, InHand>, after: &str) -> Vec<Wanted> {
     if lane.stored.len() < 2 || lane.pending == 0 {
         return Vec::new();
     }
@@ -87,7 +88,7 @@ pub fn wanted(lane: &Lane, in_hand: &HashMap<String, InHand>) -> Vec<Wanted> {
             (is_needy && !is_fed).then_some((has.all(), subject))
         })
         .collect();
-    needy.sort();
+    needy.sort_by_key(|(has, subject)| (*has, subject.as_str() <= after, *subject));
     needy.truncate(TEAMS_MAX);
     let wanted =
         |(have, subject): (usize, &String)| Wanted { subject: subject.clone(), messages: own - have };
@@ -174,19 +175,24 @@ mod tests {
     fn who_has_little_in_hand_is_looked_for() {
         let two = lane(&[("flood", 100_000), ("quiet", 1)]);
         let quiet = Wanted { subject: "quiet".into(), messages: 64 };
-        assert_eq!(wanted(&two, &hand(&[("flood", 64)])), [quiet]);
-        assert_eq!(wanted(&two, &hand(&[("flood", 64), ("quiet", 1)])), [], "all of it is in hand");
-        assert_eq!(wanted(&lane(&[("flood", 100_000)]), &hand(&[("flood", 1)])), [], "nobody else is there");
+        assert_eq!(wanted(&two, &hand(&[("flood", 64)]), ""), [quiet]);
+        assert_eq!(wanted(&two, &hand(&[("flood", 64), ("quiet", 1)]), ""), [], "all of it is in hand");
+        assert_eq!(
+            wanted(&lane(&[("flood", 100_000)]), &hand(&[("flood", 1)]), ""),
+            [],
+            "nobody else is there"
+        );
         let nothing = Lane { pending: 0, ..two };
-        assert_eq!(wanted(&nothing, &hand(&[])), [], "everything is delivered");
+        assert_eq!(wanted(&nothing, &hand(&[]), ""), [], "everything is delivered");
     }
 
     #[test]
     fn who_is_given_enough_by_the_lane_needs_nothing() {
         let two = lane(&[("one", 1_000), ("other", 1_000)]);
         let with = |lane| HashMap::from([("one".to_owned(), InHand { lane, express: 0 })]);
-        let others =
-            |lane| wanted(&two, &with(lane)).iter().map(|wanted| wanted.subject.clone()).collect::<Vec<_>>();
+        let others = |lane| {
+            wanted(&two, &with(lane), "").iter().map(|wanted| wanted.subject.clone()).collect::<Vec<_>>()
+        };
         assert_eq!(others(8), ["other"]);
         assert_eq!(others(7), ["other", "one"], "hardly any");
     }
@@ -196,12 +202,16 @@ mod tests {
         let names: Vec<String> = (0..300).map(|n| format!("team-{n:03}")).collect();
         let teams: Vec<_> = names.iter().map(|name| (name.as_str(), 50)).collect();
         let mut in_hand = hand(&[("team-000", 1)]);
-        let first = wanted(&lane(&teams), &in_hand);
+        let first = wanted(&lane(&teams), &in_hand, "");
         assert_eq!(first.len(), TEAMS_MAX);
         assert!(first.iter().all(|wanted| wanted.messages == 1 && wanted.subject != "team-000"));
         let one = InHand { lane: 0, express: 1 };
         in_hand.extend(first.into_iter().map(|wanted| (wanted.subject, one)));
-        assert_eq!(wanted(&lane(&teams), &in_hand)[0].subject, "team-065", "then the others");
+        assert_eq!(wanted(&lane(&teams), &in_hand, "")[0].subject, "team-065", "then the others");
+        // Nothing of the first was there for this router: the others have their turn all the same, and then the first again.
+        let none = hand(&[("team-000", 1)]);
+        let next = |after: &str| wanted(&lane(&teams), &none, after)[0].subject.clone();
+        assert_eq!((next("team-064"), next("team-299")), ("team-065".to_owned(), "team-001".to_owned()));
     }
 
     #[test]

@@ -31,7 +31,7 @@ const LATE_MIN: TimeDelta = TimeDelta::milliseconds(20);
 /// A number is void this long before the next slot begins, or half a slot: whoever looks at it then begins a little later.
 const MARGIN_MAX: TimeDelta = TimeDelta::milliseconds(100);
 
-/// Whoever skips within the same moment, or slot, does it under the same id.
+/// Whoever skips many slots within the same moment, or slot, does it under the same id.
 const MOMENT: TimeDelta = TimeDelta::milliseconds(100);
 
 /// Adds before one gives up on a cell: others may be skipping the same slots.
@@ -91,7 +91,10 @@ impl Cell {
             return Turn::Next(self.end());
         }
         if last < current {
-            let then = self.current(now + travel * 2).min(i64::from(self.slots));
+            // To the slot that is now: what comes next is then good for as long as a number is, and who asks soon after finds
+            // no void one again. Of those before it the skipper still has the first that is good.
+            let here = now + travel * 2;
+            let then = self.current(here).max(self.index(here)).min(i64::from(self.slots));
             return Turn::Skip((then - last).max(1));
         }
         Turn::At(self.slot(index))
@@ -104,6 +107,22 @@ impl Cell {
         let is_exact = since.rem_euclid(i128::from(MINUTE_MICROS)) == 0;
         let current = current - i128::from(is_exact) - i128::from(self.first);
         i64::try_from(current.max(0)).unwrap_or(i64::MAX)
+    }
+
+    /// The slot that is then, from 0.
+    fn index(&self, then: Timestamp) -> i64 {
+        let slot = i128::from(then.timestamp_micros()) * i128::from(self.per_minute.get())
+            / i128::from(MINUTE_MICROS);
+        i64::try_from(slot - i128::from(self.first)).unwrap_or(i64::MAX)
+    }
+
+    /// How long those who skip so many slots do it under one id. One who skips few may come after another who has just
+    /// skipped, by as long as a number is good for; who skips more than a moment's can not.
+    fn moment(&self, amount: i64) -> TimeDelta {
+        let slot = self.slot_length();
+        let skipped = i128::from(slot.num_microseconds().unwrap_or(i64::MAX)) * i128::from(amount);
+        let is_much = skipped > i128::from((slot * 2).max(MOMENT).num_microseconds().unwrap_or(i64::MAX));
+        if is_much { slot.max(MOMENT) } else { self.late() }
     }
 
     /// How long a number is good for, from the beginning of its slot.
@@ -197,9 +216,9 @@ impl Asking {
         match skip {
             Some(amount) => {
                 // Those who see the same within a moment do it once. Cells of limits of one pace have the same name.
-                let moment =
-                    now.timestamp_micros() / cell.slot_length().max(MOMENT).num_microseconds().unwrap_or(1);
-                let id = format!("skip/{}/{}/{moment}", self.limit, cell.name());
+                let length = cell.moment(amount).num_microseconds().unwrap_or(1).max(1);
+                let moment = now.timestamp_micros() / length;
+                let id = format!("skip/{}/{}/{length}/{moment}", self.limit, cell.name());
                 Add { cell: cell.name(), amount, id: Some(id) }
             }
             None => Add { cell: cell.name(), amount: 1, id: None },
@@ -219,7 +238,7 @@ impl Asking {
             Some(Turn::Skip(count)) => self.skip = Some(count),
             None => {}
         }
-        (self.adds >= ADDS_MAX).then(|| Numbered::Later(now + cell.slot_length().min(MOMENT)))
+        (self.adds >= ADDS_MAX).then(|| Numbered::Later(now + cell.slot_length().clamp(LATE_MIN, MOMENT)))
     }
 }
 

@@ -21,6 +21,8 @@ const UNKNOWN: TimeDelta = TimeDelta::seconds(60);
 /// A change to what a team and a priority were served, in tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settlement {
+    /// The provider in whose order it was.
+    pub provider: String,
     /// The priority it was served at.
     pub priority: Priority,
     /// The team that was served.
@@ -38,8 +40,9 @@ pub struct Settlement {
 impl Settlement {
     /// Of something that is expected to use so much.
     pub(crate) fn of(place: &Place) -> Self {
-        let Place { priority, ref team, weight, tokens: expected, .. } = *place;
-        Self { priority, team: team.clone(), weight, expected, used: 0, less: 0 }
+        let Place { priority, ref team, weight, tokens: expected, ref gate } = *place;
+        let (provider, team) = (gate.provider.clone(), team.clone());
+        Self { provider, priority, team, weight, expected, used: 0, less: 0 }
     }
 }
 

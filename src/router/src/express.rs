@@ -41,6 +41,8 @@ pub(crate) struct Express {
     out: HashMap<Source, String>,
     /// By subject: the first message that was not looked at.
     next: HashMap<String, Sequence>,
+    /// By filter: the subject that was looked for last.
+    after: HashMap<String, String>,
     /// By subject: when to begin anew.
     again: HashMap<String, Instant>,
     /// By filter: when to look at a lane that needs nothing.
@@ -67,6 +69,7 @@ impl Express {
             back: mpsc::unbounded_channel(),
             out: HashMap::new(),
             next: HashMap::new(),
+            after: HashMap::new(),
             again: HashMap::new(),
             quiet: HashMap::new(),
             reach: HashMap::new(),
@@ -162,9 +165,14 @@ impl Express {
             }
         }
         let beyond = reach.beyond(&lane, PREFETCH * self.live.len());
+        // Of whom nothing is stored any more, nothing is remembered.
+        let of_lane = filter.trim_end_matches('>');
+        self.next.retain(|subject, _| !subject.starts_with(of_lane) || lane.stored.contains_key(subject));
         let mut has_taken = false;
-        for Wanted { subject, messages } in express::wanted(&lane, in_hand) {
+        let after = self.after.get(filter).map_or("", String::as_str);
+        for Wanted { subject, messages } in express::wanted(&lane, in_hand, after) {
             has_taken |= self.take(&from.stream, &subject, messages, beyond).await?;
+            self.after.insert(filter.clone(), subject);
         }
         Ok(has_taken)
     }

@@ -9,7 +9,8 @@ use async_nats::{Request, RequestErrorKind};
 use chrono::SecondsFormat;
 use clap::{Args, Subcommand};
 use tollgate_bus::Bus;
-use tollgate_protocol::budget::{BudgetList, BudgetQuestion, BudgetState};
+use tollgate_policy::budget::WhenSpent;
+use tollgate_protocol::budget::{BudgetList, BudgetQuestion, BudgetState, Unit};
 use tollgate_protocol::{NanoUsd, Timestamp};
 
 use super::connect::{self, At};
@@ -31,12 +32,12 @@ pub(crate) struct BudgetArgs {
 /// What can be done about budgets.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Every budget, in its window of now
+    /// Every budget, and every limit of tokens and requests in flight, in its window of now
     List {
         #[command(flatten)]
         at: At,
     },
-    /// One budget: what it is for, what is spent, and what was told
+    /// One of them: what it is for, what is spent, and what was told
     Show {
         #[command(flatten)]
         at: At,
@@ -64,10 +65,16 @@ async fn list(at: &At, global: &Global, output: &Output) -> Result<ExitCode, Fai
     let list = ask(&bus, BudgetQuestion::default()).await?;
     if output.json {
         output.json(&serde_json::to_value(&list).unwrap_or_default());
-    } else if list.budgets.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if list.budgets.is_empty() {
         output.note("no budget is configured");
     } else {
         output.table(&table(&list.budgets));
+    }
+    if !list.limits.is_empty() {
+        output.line(String::new());
+        output.table(&limits(&list.limits));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -75,9 +82,10 @@ async fn list(at: &At, global: &Global, output: &Output) -> Result<ExitCode, Fai
 async fn show(at: &At, name: String, global: &Global, output: &Output) -> Result<ExitCode, Failure> {
     let bus = connect::bus(global, at).await?;
     let list = ask(&bus, BudgetQuestion { name: Some(name.clone()) }).await?;
-    let Some(budget) = list.budgets.into_iter().find(|budget| budget.name == name) else {
+    let mut all = list.budgets.into_iter().chain(list.limits);
+    let Some(budget) = all.find(|budget| budget.name == name) else {
         return Err(Failure::usage(format!(
-            "no budget has the name {name}; `tollgate budget list` shows all"
+            "no budget and no limit has the name {name}; `tollgate budget list` shows all"
         )));
     };
     if output.json {
@@ -121,20 +129,73 @@ fn details(budget: &BudgetState) -> String {
         some => some.iter().map(|percent| format!("{percent} %")).collect::<Vec<_>>().join(", "),
     };
     let told = percents(budget.told_percent.as_deref().unwrap_or_default());
-    let lines = [
-        ("budget", budget.name.clone()),
+    let amount = |nano_usd: i64| amount(budget.unit, nano_usd);
+    let is_money = budget.unit == Unit::NanoUsd;
+    let mut lines = vec![
+        (if is_money { "budget" } else { "name" }, budget.name.clone()),
         ("for", scope),
         ("window", window),
-        ("limit", NanoUsd(limit).to_string()),
-        ("spent", format!("{}  {}", NanoUsd(spent), bar(spent, limit))),
-        ("reserved", NanoUsd(reserved).to_string()),
-        ("left", NanoUsd(left).to_string()),
-        ("when spent", budget.when_spent.clone()),
-        ("reserves", budget.reserve.clone()),
-        ("told at", format!("{}; told in this window: {told}", percents(&budget.alert_percent))),
-        ("open", if budget.is_open { "yes" } else { "not yet: requests wait" }.to_owned()),
+        ("limit", amount(limit)),
     ];
-    lines.map(|(name, value)| format!("{name:<11} {value}")).join("\n")
+    if budget.unit == Unit::InFlight {
+        lines.push(("in flight", format!("{reserved}  {}", bar(reserved, limit))));
+    } else {
+        lines.push((
+            if is_money { "spent" } else { "used" },
+            format!("{}  {}", amount(spent), bar(spent, limit)),
+        ));
+        lines.push(("reserved", amount(reserved)));
+    }
+    lines.push(("left", amount(left)));
+    if is_money {
+        lines.extend([
+            ("when spent", budget.when_spent.clone()),
+            ("reserves", budget.reserve.clone()),
+            ("told at", format!("{}; told in this window: {told}", percents(&budget.alert_percent))),
+        ]);
+    } else {
+        lines.push(("when full", when_full(budget).to_owned()));
+    }
+    lines.push(("open", if budget.is_open { "yes" } else { "not yet: requests wait" }.to_owned()));
+    let lines: Vec<_> = lines.into_iter().map(|(name, value)| format!("{name:<11} {value}")).collect();
+    lines.join("\n")
+}
+
+/// An amount of what a counter counts.
+pub(super) fn amount(unit: Unit, amount: i64) -> String {
+    match unit {
+        Unit::NanoUsd => NanoUsd(amount).to_string(),
+        Unit::Tokens => format!("{amount} tokens"),
+        Unit::InFlight => format!("{amount} in flight"),
+    }
+}
+
+/// What follows when nothing is left of a limit, in the words of a limit.
+fn when_full(limit: &BudgetState) -> &'static str {
+    if limit.when_spent == WhenSpent::Reject.as_str() { "reject" } else { "wait" }
+}
+
+/// Limits with what is taken of them: tokens that were used or are reserved, requests that are under way.
+fn limits(limits: &[BudgetState]) -> Table {
+    let mut table = Table::new(&["limit", "window", ">at most", ">used", ">reserved", "", "when full"]);
+    for limit in limits {
+        let taken = limit.spent_nano_usd.saturating_add(limit.reserved_nano_usd);
+        // What is in flight is not used up.
+        let (used, reserved) = match limit.unit {
+            Unit::InFlight => (taken, String::new()),
+            _ => (limit.spent_nano_usd, limit.reserved_nano_usd.to_string()),
+        };
+        table.row([
+            limit.name.clone(),
+            limit.window.clone(),
+            amount(limit.unit, limit.limit_nano_usd),
+            used.to_string(),
+            reserved,
+            bar(taken, limit.limit_nano_usd),
+            if limit.is_open { when_full(limit) } else { "not open yet" }.to_owned(),
+        ]);
+    }
+    table
 }
 
 /// Budgets with what is spent of them.
@@ -192,6 +253,26 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_shown_with_what_is_taken_of_them() {
+        let state = |name: &str, unit, limit, spent, reserved, when_spent: WhenSpent| BudgetState {
+            name: name.into(),
+            window: if unit == Unit::Tokens { "20261101T000000Z" } else { "total" }.into(),
+            unit,
+            limit_nano_usd: limit,
+            spent_nano_usd: spent,
+            reserved_nano_usd: reserved,
+            when_spent: when_spent.as_str().into(),
+            is_open: true,
+            ..BudgetState::default()
+        };
+        let two = [
+            state("research-tokens", Unit::Tokens, 200_000, 40_000, 10_000, WhenSpent::Hold),
+            state("research-in-flight", Unit::InFlight, 50, 0, 50, WhenSpent::Reject),
+        ];
+        insta::assert_snapshot!(limits(&two).render(false, false), @"");
+    }
+
+    #[test]
     fn one_budget_is_shown_line_by_line() {
         let state = BudgetState {
             name: "research".into(),
@@ -224,6 +305,8 @@ mod tests {
         told at     50 %, 80 %, 100 %; told in this window: 50 %, 80 %
         open        yes
         ");
+        let tokens = BudgetState { unit: Unit::Tokens, alert_percent: Vec::new(), ..state.clone() };
+        insta::assert_snapshot!(details(&tokens), @"");
         let total = BudgetState { per: "total".into(), told_percent: None, ..BudgetState::default() };
         assert!(details(&total).contains("told at     nothing; told in this window: nothing"));
     }

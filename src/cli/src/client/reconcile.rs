@@ -17,8 +17,8 @@ use tollgate_ledger::audit::{Difference, What};
 use tollgate_ledger::query::Answer;
 use tollgate_ledger::reconcile::{ReconcileError, Reconciliation};
 use tollgate_policy::budget::{Budget, Budgets};
-use tollgate_protocol::budget::{BudgetList, BudgetQuestion, Unit};
-use tollgate_protocol::{NanoUsd, Sequence};
+use tollgate_protocol::Sequence;
+use tollgate_protocol::budget::{BudgetList, BudgetQuestion};
 
 use super::connect::{self, At};
 use super::{budget, duration};
@@ -384,11 +384,7 @@ fn table(found: &Found) -> Table {
             What::Entry | What::Counter => format!("entry {}", difference.sequence),
             What::Told | What::Totals => String::new(),
         };
-        let amount = |amount: i64| match difference.unit {
-            Unit::NanoUsd => NanoUsd(amount).to_string(),
-            Unit::Tokens => format!("{amount} tokens"),
-            Unit::InFlight => format!("{amount} in flight"),
-        };
+        let amount = |amount: i64| budget::amount(difference.unit, amount);
         table.row([
             difference.counter.clone(),
             who,
@@ -403,6 +399,8 @@ fn table(found: &Found) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use tollgate_protocol::budget::Unit;
+
     use super::*;
 
     fn difference(what: What, is: i64) -> Difference {

@@ -20,7 +20,7 @@ use tollgate_protocol::applied::KEY;
 use tollgate_protocol::budget::{BudgetQuestion, BudgetState, TOTAL, Unit};
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::request::{OnLimit, Request};
-use tollgate_protocol::{Meta, NanoUsd, Price, Team, Timestamp};
+use tollgate_protocol::{Meta, Price, Team, Timestamp};
 
 use super::config::kept;
 use super::provider::why_text;
@@ -156,11 +156,7 @@ impl Asks {
             // What is estimated is mostly much less than the most it can be; how much, only routers know.
             _ => left < limit / LITTLE,
         };
-        let amount = |amount: i64| match state.unit {
-            Unit::NanoUsd => NanoUsd(amount).to_string(),
-            Unit::Tokens => format!("{amount} tokens"),
-            Unit::InFlight => format!("{amount} in flight"),
-        };
+        let amount = |amount: i64| budget::amount(state.unit, amount);
         let per = if state.per == TOTAL { String::new() } else { format!(" this {}", state.per) };
         let held = if reserved > 0 && state.unit != Unit::InFlight {
             format!(", {} is reserved", amount(reserved))

@@ -193,10 +193,114 @@ fn a_closed_gate_blocks_nobody_else() {
 fn no_gate_of_a_team_starves_another() {
     let mut queue = Queue::new([16, 4, 1]);
     for index in 0..10 {
-        queue.push(place(Priority::High, "a", 1, if index % 2 == 0 { "x" } else { "b" }, 1), index);
+        let budgets = if index % 2 == 0 { vec![] } else { vec![1] };
+        let gate = Gate { provider: "sim".into(), budgets };
+        queue.push(Place { gate, ..place(Priority::High, "a", 1, "sim", 1) }, index);
     }
     let order: Vec<u32> = std::iter::from_fn(|| queue.pop(always, room)).map(|(_, item)| item).collect();
     assert_eq!(order, (0..10).collect::<Vec<_>>());
+}
+
+/// What a team uses at a fast provider does not put it behind others at a slow one, and providers take turns.
+#[test]
+fn each_provider_has_an_order_of_its_own() {
+    let mut queue = Queue::new([16, 4, 1]);
+    let fast = |_: Priority, provider: &str| provider == "fast";
+    for index in 0..1_000 {
+        queue.push(place(Priority::Normal, "both", 1, "fast", 1_000), index);
+        queue.push(place(Priority::Normal, "slow-only", 1, "slow", 1_000), index);
+    }
+    for _ in 0..1_000 {
+        let (place, _) = queue.pop(fast, room).unwrap();
+        queue.settle(&Settlement { used: 1_000, ..Settlement::of(&place) });
+    }
+    queue.push(place(Priority::Normal, "both", 1, "slow", 1_000), 0);
+    assert!(drain(&mut queue, 2).contains(&"both".to_owned()));
+    for index in 0..4 {
+        queue.push(place(Priority::Low, "both", 1, "fast", 1), index);
+    }
+    let providers = |(place, _): (Place, u32)| place.gate.provider;
+    let turns: Vec<_> = (0..4).filter_map(|_| queue.pop(always, room)).map(providers).collect();
+    assert_eq!(turns.iter().filter(|provider| *provider == "fast").count(), 2, "{turns:?}");
+}
+
+fn of_budget(priority: Priority, team: &str, tokens: u64) -> Place {
+    let gate = Gate { provider: "sim".into(), budgets: vec![0] };
+    Place { gate, ..place(priority, team, 1, "sim", tokens) }
+}
+
+/// A team waits for a budget while another is served. Who comes then begins beside the one that is served, and the one that
+/// waited does not have all the rest when its budget has room.
+#[test]
+fn who_waits_for_a_budget_earns_no_credit_and_gives_none() {
+    let mut queue = Queue::new([16, 4, 1]);
+    let spent = |budgets: &[usize]| budgets.is_empty();
+    for index in 0..2_000 {
+        queue.push(of_budget(Priority::Normal, "gated", 1_000), index);
+        queue.push(place(Priority::Normal, "busy", 1, "sim", 1_000), index);
+    }
+    for _ in 0..1_000 {
+        let (place, _) = queue.pop(always, spent).unwrap();
+        queue.settle(&Settlement { used: 1_000, ..Settlement::of(&place) });
+    }
+    for index in 0..1_000 {
+        queue.push(place(Priority::Normal, "late", 1, "sim", 1_000), index);
+    }
+    let count = |queue: &mut Queue<u32>, room: fn(&[usize]) -> bool, of: &str| {
+        let taken = (0..100).filter_map(|_| {
+            let (place, _) = queue.pop(always, room)?;
+            queue.settle(&Settlement { used: 1_000, ..Settlement::of(&place) });
+            Some(place)
+        });
+        taken.filter(|place| place.team.as_str() == of).count()
+    };
+    let late = count(&mut queue, |budgets| budgets.is_empty(), "late");
+    assert!((49..=51).contains(&late), "{late} of 100");
+    let gated = count(&mut queue, room, "gated");
+    assert!((33..=40).contains(&gated), "{gated} of 100: a third, and what it may lag behind");
+}
+
+/// The same between priorities.
+#[test]
+fn a_priority_that_waits_for_a_budget_earns_no_credit() {
+    let mut queue = Queue::new([16, 4, 1]);
+    let spent = |budgets: &[usize]| budgets.is_empty();
+    for index in 0..3 {
+        queue.push(of_budget(Priority::High, "gated", 1_000), index);
+    }
+    for index in 0..2_000 {
+        queue.push(place(Priority::Normal, "busy", 1, "sim", 1_000), index);
+    }
+    for _ in 0..1_000 {
+        let (place, _) = queue.pop(always, spent).unwrap();
+        queue.settle(&Settlement { used: 1_000, ..Settlement::of(&place) });
+    }
+    for index in 0..1_000 {
+        queue.push(place(Priority::High, "flood", 1, "sim", 1_000), index);
+    }
+    let taken: Vec<_> = (0..100).filter_map(|_| queue.pop(always, spent)).collect();
+    let normal = taken.iter().filter(|(place, _)| place.priority == Priority::Normal).count();
+    assert!((16..=21).contains(&normal), "{normal} of 100: a fifth, less what high may lag behind");
+}
+
+/// A limit that is closed every other time takes nothing of a team's share: what it lags behind meanwhile it catches up with.
+#[test]
+fn a_gate_that_is_closed_for_moments_costs_no_share() {
+    let mut queue = Queue::new([16, 4, 1]);
+    for index in 0..2_000 {
+        queue.push(
+            Place { weight: NonZeroU32::new(3).unwrap(), ..of_budget(Priority::Normal, "flaps", 100) },
+            index,
+        );
+        queue.push(place(Priority::Normal, "steady", 1, "sim", 100), index);
+    }
+    let mut flaps = 0;
+    for round in 0..1_000 {
+        let (place, _) = queue.pop(always, |budgets| budgets.is_empty() || round % 10 > 2).unwrap();
+        queue.settle(&Settlement { used: 100, ..Settlement::of(&place) });
+        flaps += usize::from(place.team.as_str() == "flaps");
+    }
+    assert!((690..=700).contains(&flaps), "{flaps} of 1,000: it was open 700 times");
 }
 
 #[test]
@@ -290,12 +394,9 @@ fn what_was_really_used_decides() {
     let mut under_way = std::collections::VecDeque::new();
     for _ in 0..1_000 {
         for (name, weight, tokens) in [("greedy", 1, 10_000), ("modest", 1, 20), ("heavy", 3, 500)] {
-            while queue.levels[Priority::Normal.index()]
-                .flows
-                .get(&team(name))
-                .map_or(0, |flow| flow.gates.values().map(std::collections::VecDeque::len).sum::<usize>())
-                < 8
-            {
+            let waiting =
+                |queue: &mut Queue<_>| queue.iter_mut().filter(|(place, _)| place.team == team(name)).count();
+            while waiting(&mut queue) < 8 {
                 ids += 1;
                 let identity = tollgate_protocol::Identity::from_tokens(&format!("{name}.g.{ids}")).unwrap();
                 queue.push(place(name, weight, tokens), identity);
@@ -353,8 +454,10 @@ fn a_budget_without_room_keeps_only_those_that_need_it() {
 fn no_usage_starves_a_team_for_more_than_one_call_can_have() {
     let mut queue = Queue::<u32>::new([16, 4, 1]);
     let expected = place(Priority::Normal, "absurd", 1, "sim", 100);
+    queue.push(expected.clone(), 0);
+    assert!(queue.pop(always, room).is_some());
     queue.settle(&Settlement { used: u64::MAX, ..Settlement::of(&expected) });
     queue.settle(&Settlement { used: 0, less: u64::MAX, ..Settlement::of(&expected) });
     queue.settle(&Settlement { used: u64::MAX, ..Settlement::of(&expected) });
-    assert_eq!(queue.levels[Priority::Normal.index()].pass, USED_MAX * SCALE / 4);
+    assert_eq!(queue.lines["sim"].levels[Priority::Normal.index()].pass, USED_MAX * SCALE / 4);
 }

@@ -87,6 +87,43 @@ fn one_alone_begins_soon() {
     }
 }
 
+/// A limit that is used in part, however fast it is: whoever comes, one after the other, waits for one slot at most.
+#[test]
+fn nobody_waits_under_a_limit_that_is_used_in_part() {
+    for per_minute in [60, 600, 667, 2_000, 2_400, 6_000, 60_001, 10_000_000] {
+        for (percent, travel_ms) in [(5, 1), (10, 3), (33, 1), (50, 3), (75, 1), (90, 2)] {
+            let mut counters = HashMap::<String, i64>::new();
+            let mut ids = HashSet::new();
+            let every = 60_000_000 * 100 / (i64::from(per_minute) * percent);
+            let mut now = time(1_234);
+            for number in 1..400 {
+                // Irregular, and now and then nobody comes for a while.
+                let pause = if number % 50 == 0 { 700_000 } else { every * (number % 5) / 4 };
+                now += TimeDelta::microseconds(every / 2 + pause);
+                let (mut asking, mut at) = (Asking::new("limit", rate(per_minute)), now);
+                let begins = loop {
+                    let Add { cell, amount, id } = asking.next(at);
+                    let is_first = id.is_none_or(|id| ids.insert(id));
+                    let total = counters.entry(cell).or_default();
+                    *total += if is_first { amount } else { 0 };
+                    at += TimeDelta::milliseconds(travel_ms);
+                    match asking.heard(is_first.then_some(*total), at) {
+                        Some(Numbered::At(slot)) => break slot.max(at),
+                        Some(Numbered::Later(later)) => {
+                            (asking, at) = (Asking::new("limit", rate(per_minute)), later.max(at));
+                        }
+                        None => {}
+                    }
+                };
+                let took = (begins - now).num_milliseconds();
+                let soon = 60_000 / i64::from(per_minute) * 3 / 2 + 4 * travel_ms + 2;
+                assert!(took <= soon, "{percent} % of {per_minute} a minute: {took} ms of {soon}");
+                now = begins.max(now);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_number_is_good_until_the_next_slot_is_near() {
     for (per_minute, good_ms) in [(1, 59_900), (60, 900), (600, 50), (1_200, 25), (6_000, 20), (60_000, 20)] {
