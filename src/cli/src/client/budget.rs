@@ -269,7 +269,11 @@ mod tests {
             state("research-tokens", Unit::Tokens, 200_000, 40_000, 10_000, WhenSpent::Hold),
             state("research-in-flight", Unit::InFlight, 50, 0, 50, WhenSpent::Reject),
         ];
-        insta::assert_snapshot!(limits(&two).render(false, false), @"");
+        insta::assert_snapshot!(limits(&two).render(false, false), @"
+        limit               window                  at most   used  reserved                              when full
+        research-tokens     20261101T000000Z  200000 tokens  40000     10000  █████░░░░░░░░░░░░░░░  25 %  wait
+        research-in-flight  total              50 in flight     50            ████████████████████ 100 %  reject
+        ");
     }
 
     #[test]
@@ -306,7 +310,17 @@ mod tests {
         open        yes
         ");
         let tokens = BudgetState { unit: Unit::Tokens, alert_percent: Vec::new(), ..state.clone() };
-        insta::assert_snapshot!(details(&tokens), @"");
+        insta::assert_snapshot!(details(&tokens), @r"
+        name        research
+        for         team = research
+        window      month, from 2026-11-01T00:00:00Z to 2026-12-01T00:00:00Z (UTC)
+        limit       100000000000 tokens
+        used        81200000000 tokens  ████████████████░░░░  81 %
+        reserved    800000000 tokens
+        left        18000000000 tokens
+        when full   wait
+        open        yes
+        ");
         let total = BudgetState { per: "total".into(), told_percent: None, ..BudgetState::default() };
         assert!(details(&total).contains("told at     nothing; told in this window: nothing"));
     }
