@@ -98,7 +98,7 @@ impl Held {
                     known.clone_from(tried);
                 }
                 if let Some((known, last, _)) =
-                    self.stands.iter_mut().find(|(known, ..)| Some(&*known) == about)
+                    self.stands.iter_mut().find(|(known, ..)| Some(known) == about)
                 {
                     known.clone_from(tried);
                     *last = sequence;
