@@ -76,8 +76,8 @@ impl Book {
             changes.delete([COUNTER, counter.to_string().as_bytes()].concat());
         }
         for name in gone.iter().map(|counter| &counter.budget).collect::<BTreeSet<_>>() {
-            let is_left = self.counters.keys().any(|counter| counter.budget == *name);
-            if !is_left && self.budgets.named(name).is_none() {
+            let is_left = || self.counters.keys().any(|counter| counter.budget == *name);
+            if self.budgets.named(name).is_none() && !is_left() {
                 self.opened.remove(name);
                 changes.delete([OPENED, name.as_bytes()].concat());
             }

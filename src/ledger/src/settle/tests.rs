@@ -326,3 +326,42 @@ fn a_log_that_is_whole_is_settled_by_what_is_there() {
     assert_eq!(due.iter().map(|due| due.amount).collect::<Vec<_>>(), [280]);
     assert_eq!(book.spent(&counter()).spent_nano_usd, 70);
 }
+
+/// What is stored grows at the ends of its parts only.
+#[test]
+fn what_an_older_version_stored_is_read() {
+    let (ledger, mut entries) = (ledger(), Entries { sequence: 2, total: 450 });
+    let name = paid("r1", 0).identity().to_string();
+    let held = (400_i64, 2_u64, vec![("t".to_owned(), 400_i64)], tollgate_protocol::budget::Unit::NanoUsd);
+    let reserved = BTreeMap::from([(
+        "research".to_owned(),
+        BTreeMap::from([(1_u32, BTreeMap::from([("total".to_owned(), held)]))]),
+    )]);
+    let accepted = event("r1", 1).accepted_at.unwrap().timestamp_micros();
+    let charges = vec![counter()];
+    let paid_before = (70_i64, false, "openai", "gpt-4o-mini", 100_u64, charges, 13_i64);
+    let attempts = BTreeMap::from([((accepted, 1_u32), paid_before)]);
+    let corrections: BTreeMap<String, (u32, i64)> = BTreeMap::new();
+    let account = (&name, 2_u64, false, 0_u32, attempts, corrections, reserved, 0_i64);
+    let mut changes = Changes::default();
+    changes.put(account_key(&name), encode(&account).unwrap());
+    let sums = (450_i64, 400_i64, 2_u64);
+    let counter_key = [COUNTER, counter().to_string().as_bytes()].concat();
+    changes.put(counter_key, encode(&(counter(), sums)).unwrap());
+    changes.put([OPENED, b"research"].concat(), encode(&("research", 99_u64)).unwrap());
+    changes.put(STATE.to_vec(), encode(&Cursors { entries: 2, usage: Some(100) }).unwrap());
+    ledger.store().apply(&changes).unwrap();
+    let mut book = Book::open(ledger, budgets()).unwrap();
+    assert_eq!(book.spent(&counter()).spent_nano_usd, 50);
+    // Its log is known from its first entry on, whatever its total is.
+    let outcome = book.read(
+        &[entries.add(EntryKind::Undo, "other", 1, -1)],
+        &[(101, UsageEvent { kind: tollgate_protocol::usage::Kind::Unpaid, attempt: 0, ..paid("r1", 0) })],
+    );
+    let due = outcome.unwrap().due;
+    assert_eq!(
+        due.iter().map(|due| (due.account.as_str(), due.amount)).collect::<Vec<_>>(),
+        [(name.as_str(), -330)]
+    );
+    assert_eq!(book.spent(&counter()).spent_nano_usd, 120);
+}
