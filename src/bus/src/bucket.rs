@@ -99,6 +99,14 @@ impl Bus {
         tokio::time::timeout(ANSWER_WAIT, reading).await.unwrap_or_else(|_| Err("no answer".into()))
     }
 
+    /// Removes all that a bucket has of a key, the mark of its deletion too: who watches from then on hears nothing of it.
+    pub async fn erase(&self, bucket: &str, key: &str) -> Result<(), String> {
+        let bucket = self.bucket_name(bucket);
+        let stream = self.jetstream().get_stream_no_info(format!("KV_{bucket}")).await;
+        let purge = stream.map_err(|error| error.to_string())?.purge().filter(format!("$KV.{bucket}.{key}"));
+        purge.await.map(|_| ()).map_err(|error| error.to_string())
+    }
+
     /// Whether the server's store takes anything now: stores a key, and removes it.
     pub async fn has_room(&self, patience: Patience) -> Result<(), PublishError> {
         let bucket = self.bucket_name(LEASE);

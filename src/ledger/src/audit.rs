@@ -131,6 +131,8 @@ pub struct Audit {
     book: Book,
     budgets: Budgets,
     logs: HashMap<Counter, Log>,
+    /// By budget, the first entry of any of its windows that a ledger can read.
+    firsts: HashMap<String, Sequence>,
     beside: BTreeMap<Sequence, Beside>,
     corrected: HashMap<Sequence, i64>,
     last: Sequence,
@@ -147,7 +149,8 @@ impl Audit {
         book.begin(0);
         opened.into_iter().for_each(|(budget, usage)| book.adopt_opening(&budget, usage));
         let (logs, corrected) = (HashMap::new(), HashMap::new());
-        Ok(Self { book, budgets, logs, beside: BTreeMap::new(), corrected, last: 0 })
+        let (firsts, beside) = (HashMap::new(), BTreeMap::new());
+        Ok(Self { book, budgets, logs, firsts, beside, corrected, last: 0 })
     }
 
     /// Reads what comes next in both streams.
@@ -161,6 +164,7 @@ impl Audit {
             match entry {
                 Ok(entry) => {
                     self.log(&entry.counter, entry.amount, entry.total, entry.sequence, entry.stored_at);
+                    self.firsts.entry(entry.counter.budget.clone()).or_insert(entry.sequence);
                     if let Some(corrects) = entry.entry.corrects {
                         *self.corrected.entry(corrects).or_default() += entry.amount;
                     }
@@ -225,15 +229,16 @@ impl Audit {
         self.logs.len()
     }
 
-    /// The openings that budgets began with: the entry, its counter, and the last usage event that is in it.
+    /// The openings that budgets began with: the entry, its counter, and the last usage event that is in it. A ledger that
+    /// was made anew opens a budget once more where it cannot read the first opening any more; it knows from the entries
+    /// there are that what was spent is counted, and so is nothing in that one.
     pub fn openings(&self) -> Vec<(Sequence, Counter, Sequence)> {
-        let mut seen = BTreeSet::new();
         let opens =
             self.beside.iter().filter_map(|(sequence, beside)| Some((sequence, beside, beside.opens?)));
         opens
-            .filter(|(_, beside, up_to)| {
-                let is_known = self.book.opening(&beside.counter.budget) == Some(*up_to);
-                seen.insert(beside.counter.budget.clone()) && is_known
+            .filter(|(sequence, beside, up_to)| {
+                let budget = &beside.counter.budget;
+                self.firsts.get(budget) == Some(*sequence) && self.book.opening(budget) == Some(*up_to)
             })
             .map(|(sequence, beside, up_to)| (*sequence, beside.counter.clone(), up_to))
             .collect()
@@ -334,15 +339,19 @@ impl Audit {
 
     /// Whether all of the line's entries can be there. A log has an end, and windows that are long over are forgotten.
     fn is_compared(&self, account: &Account, line: &Line, now: Timestamp) -> bool {
-        match self.logs.get(&line.counter) {
-            None => !self.book.is_long_over(&line.counter, now),
-            Some(log) => log.is_whole || account.began().is_some_and(|began| began > log.began),
-        }
+        !self.book.is_long_over(&line.counter, now)
+            && self
+                .logs
+                .get(&line.counter)
+                .is_none_or(|log| log.is_whole || account.began().is_some_and(|began| began > log.began))
     }
 
-    /// Counters of which something else is told than what is counted. `told` is what is told of each.
-    pub fn told(&self, told: &HashMap<Counter, Spent>) -> BTreeSet<Difference> {
-        let different = self.logs.keys().filter_map(|counter| {
+    /// Counters of which something else is told than what is counted. `told` is what is told of each. A log that is not
+    /// whole does not say how much of its counter is reserved, and of what is long over nothing is told.
+    pub fn told(&self, told: &HashMap<Counter, Spent>, now: Timestamp) -> BTreeSet<Difference> {
+        let whole = self.logs.iter().filter(|(_, log)| log.is_whole).map(|(counter, _)| counter);
+        let compared = whole.filter(|counter| !self.book.is_long_over(counter, now));
+        let different = compared.filter_map(|counter| {
             let (told, counted) = (told.get(counter).cloned().unwrap_or_default(), self.book.spent(counter));
             let is_known = self.budgets.named(&counter.budget).is_some();
             (is_known && told.spent_nano_usd != counted.spent_nano_usd).then(|| Difference {

@@ -20,7 +20,8 @@ use crate::fold::Message;
 use crate::query::{self, Answer, AsOf};
 use crate::row::Row;
 use crate::run::lease::{self, Lease};
-use crate::run::settle::{BATCH_MAX, Fault, consumer, in_order, messages, spent_since};
+use crate::run::open::spent_since;
+use crate::run::settle::{BATCH_MAX, Fault, consumer, in_order, messages};
 use crate::store::sled::SledStore;
 use crate::{Caps, Error, Ledger};
 

@@ -16,9 +16,11 @@ mod alert;
 pub(crate) mod follow;
 mod forget;
 pub(crate) mod lease;
+pub(crate) mod open;
 mod service;
 pub(crate) mod settle;
 pub mod standing;
+mod tell;
 mod unpaid;
 
 #[cfg(test)]

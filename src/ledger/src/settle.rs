@@ -11,16 +11,16 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tollgate_bus::counter::StoredEntry;
 use tollgate_policy::account::{Account, Line};
-use tollgate_policy::budget::{Budget, Budgets, Measure, window_start};
-use tollgate_protocol::budget::{
-    BudgetList, BudgetState, Counter, EntryKind, OpenAnswer, OpenQuestion, Spent, Unit,
-};
+use tollgate_policy::budget::{Budget, Budgets};
+use tollgate_protocol::Sequence;
+use tollgate_protocol::budget::{Counter, EntryKind, OpenAnswer, OpenQuestion, Spent, Unit};
 use tollgate_protocol::usage::UsageEvent;
-use tollgate_protocol::{Sequence, Timestamp};
 
 use crate::Ledger;
 use crate::store::{Changes, Error};
 
+mod forget;
+mod list;
 #[cfg(test)]
 mod tests;
 
@@ -28,11 +28,6 @@ const STATE: &[u8] = b"$state";
 const ACCOUNT: &[u8] = b"$a";
 const COUNTER: &[u8] = b"$c";
 const OPENED: &[u8] = b"$o";
-
-/// How long an account is kept after it was last heard of: longer than any request may take.
-const KEPT_MS: i64 = 9 * 24 * 3_600_000;
-/// The same of a limit's window: what is settled in a minute that is over concerns nobody.
-const KEPT_OF_LIMITS_MS: i64 = 3_600_000;
 
 /// How far both streams have been read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,8 +45,14 @@ struct Sums {
     total: i64,
     /// Of it, what is reserved for calls that are not over, and what is to be settled.
     unsettled: i64,
-    /// Its last entry.
+    /// Its last entry that was read; 0 if none was.
     sequence: Sequence,
+    /// Whether the first entry that was read of it is not its first one: a log has an end.
+    #[serde(default)]
+    is_short: bool,
+    /// When that entry was stored, in milliseconds.
+    #[serde(default)]
+    began_ms: i64,
 }
 
 /// Something to be written.
@@ -190,12 +191,19 @@ impl Book {
         let mut outcome = Outcome::default();
         let mut accounts: BTreeMap<String, Touched> = BTreeMap::new();
         let mut changes = Changes::default();
+        let mut is_shorter = false;
         for stored in entries {
             if stored.sequence <= self.cursors.entries {
                 continue;
             }
             self.cursors.entries = stored.sequence;
             let sums = self.counters.entry(stored.counter.clone()).or_default();
+            if sums.sequence == 0 {
+                sums.is_short = stored.total != stored.amount;
+                sums.began_ms = stored.stored_at.timestamp_millis();
+                // What was heard of before is seen otherwise now.
+                is_shorter |= sums.is_short;
+            }
             (sums.total, sums.sequence) = (stored.total, stored.sequence);
             outcome.changed.insert(stored.counter.clone());
             if stored.entry.kind == EntryKind::Open {
@@ -256,6 +264,9 @@ impl Book {
         }
         changes.put(STATE.to_vec(), encode(&self.cursors)?);
         self.ledger.store().apply(&changes)?;
+        if is_shorter {
+            self.sum_up()?;
+        }
         Ok(outcome)
     }
 
@@ -269,22 +280,12 @@ impl Book {
         self.opened.get(budget).copied()
     }
 
-    /// An account with its lines.
+    /// An account with its lines, as they are.
     pub(crate) fn looked_at(&self, name: &str) -> Result<Option<(Account, Vec<Line>)>, Error> {
         Ok(self.stored(name)?.map(|account| {
-            let lines = self.lines(&account);
+            let lines = account.lines(&self.budgets, |budget| self.opened.get(budget).copied());
             (account, lines)
         }))
-    }
-
-    /// Whether a counter's window is over for so long that it is forgotten.
-    pub(crate) fn is_long_over(&self, counter: &Counter, now: Timestamp) -> bool {
-        let budget = self.budgets.named(&counter.budget);
-        budget.zip(window_start(&counter.window)).is_some_and(|(budget, start)| {
-            let kept = if budget.measure == Measure::Money { KEPT_MS } else { KEPT_OF_LIMITS_MS };
-            let oldest = now.timestamp_millis() - kept;
-            budget.window(start).end.is_some_and(|end| end.timestamp_millis() < oldest)
-        })
     }
 
     /// Everything that is to be written, for who begins to write.
@@ -331,44 +332,6 @@ impl Book {
         }
     }
 
-    /// Every budget in its window of now.
-    pub fn list(&self, now: Timestamp) -> BudgetList {
-        let state = |budget: &Budget| {
-            let counter = budget.counter(now);
-            let (window, spent) = (budget.window(now), self.spent(&counter));
-            BudgetState {
-                name: counter.budget,
-                unit: budget.measure.unit().unwrap_or_default(),
-                window: counter.window,
-                limit_nano_usd: budget.limit,
-                spent_nano_usd: spent.spent_nano_usd,
-                reserved_nano_usd: spent.total_nano_usd - spent.spent_nano_usd,
-                when_spent: budget.when_spent.as_str().to_owned(),
-                reserve: budget.reserve.as_str().to_owned(),
-                is_open: self.opened.contains_key(&budget.name),
-                opened_at: self.opened.get(&budget.name).copied(),
-                scope: budget.scope.labels(),
-                per: budget.per.as_str().to_owned(),
-                timezone: budget.timezone.name().to_owned(),
-                window_begins: window.start,
-                window_ends: window.end,
-                alert_percent: budget.alerts.clone(),
-                told_percent: None,
-            }
-        };
-        let Cursors { entries, usage } = self.cursors;
-        let of = |is_money: bool| {
-            let counted = self.budgets.0.iter().filter(|budget| budget.measure.unit().is_some());
-            counted.filter(move |budget| (budget.measure == Measure::Money) == is_money).map(state).collect()
-        };
-        BudgetList {
-            budgets: of(true),
-            limits: of(false),
-            entries_sequence: entries,
-            usage_sequence: usage.unwrap_or_default(),
-        }
-    }
-
     /// Every counter that is known.
     pub fn counters(&self) -> impl Iterator<Item = &Counter> {
         self.counters.keys()
@@ -379,37 +342,6 @@ impl Book {
         let account = self.stored(&question.account)?.unwrap_or_default();
         let open = account.open(question.attempt, &self.budgets);
         Ok(OpenAnswer { sequence: self.cursors.entries, open })
-    }
-
-    /// Forgets accounts of which nothing can be heard any more.
-    pub fn forget_accounts(&mut self, now: Timestamp) -> Result<(), Error> {
-        let oldest = now.timestamp_millis() - KEPT_MS;
-        let mut changes = Changes::default();
-        self.ledger.each(ACCOUNT, |key, value| {
-            let account: Account = decode(value)?;
-            // What is still open or wrong stays, to be seen.
-            let is_even = self.lines(&account).iter().all(|line| line.cost.unwrap_or(0) == line.sum);
-            if account.touched_ms < oldest && is_even {
-                changes.delete(key.to_vec());
-            }
-            Ok(())
-        })?;
-        self.ledger.store().apply(&changes)
-    }
-
-    /// The windows that are over for so long that nothing is settled in them any more.
-    pub fn long_over(&self, now: Timestamp) -> Vec<Counter> {
-        self.counters.keys().filter(|counter| self.is_long_over(counter, now)).cloned().collect()
-    }
-
-    /// Forgets windows.
-    pub fn drop_counters(&mut self, gone: &[Counter]) -> Result<(), Error> {
-        let mut changes = Changes::default();
-        for counter in gone {
-            self.counters.remove(counter);
-            changes.delete([COUNTER, counter.to_string().as_bytes()].concat());
-        }
-        self.ledger.store().apply(&changes)
     }
 
     /// The accounts that know of a call after this usage event that the budget would be charged for: few, of all that are
@@ -452,8 +384,20 @@ impl Book {
         self.ledger.store().get(&account_key(name))?.map(|bytes| decode(&bytes)).transpose()
     }
 
+    /// What stands in the counters for an account, and what should. A log that has lost its beginning does not say what
+    /// was written for a request then: what there is of it is taken as right, or a reservation that is not seen would be
+    /// settled for ever, and a request that was charged be charged again.
     fn lines(&self, account: &Account) -> Vec<Line> {
-        account.lines(&self.budgets, |budget| self.opened.get(budget).copied())
+        let lines = account.lines(&self.budgets, |budget| self.opened.get(budget).copied()).into_iter();
+        let of_book = |line: Line| {
+            let sums = self.counters.get(&line.counter).filter(|sums| sums.is_short);
+            let is_incomplete = sums.is_some_and(|sums| match line.attempt {
+                0 => account.began().is_none_or(|began| began.timestamp_millis() <= sums.began_ms),
+                _ => line.is_cut && line.cost.is_some(),
+            });
+            if is_incomplete { line.as_it_stands() } else { line }
+        };
+        lines.map(of_book).collect()
     }
 
     /// What an account has in each counter beyond what is spent.

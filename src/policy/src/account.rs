@@ -6,8 +6,9 @@
 //! has to be written. A late usage event, a reservation that came late or twice, a reservation of a router that died,
 //! the same settlement written twice: all are put right by the same rule.
 //!
-//! The window of a reservation is the window that is charged. What nobody reserved for, because the budget is younger
-//! than the request, is charged to the window in which it was called.
+//! The window of a reservation is the window that is charged; of several, that of the last try which stood when the call
+//! began. What nobody reserved for, because the budget is younger than the request, is charged to the window in which it
+//! was called.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,9 @@ use crate::budget::Budgets;
 
 /// Attempts, corrections and reservations of one account that are kept. More are of no request that we made.
 const KEPT_MAX: usize = 2 * crate::retry::ATTEMPTS_MAX;
+/// When a try was stored is the server's time, when a call began is a worker's: so far apart they may be for the try to have
+/// come before the call. A try that came so soon after it stands as well, and may be charged instead.
+const CLOCKS_APART_MS: i64 = 5_000;
 
 /// A call, and what it cost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +39,9 @@ struct Paid {
     /// What it used, in tokens.
     #[serde(default)]
     tokens: i64,
+    /// When it began, in milliseconds; 0 if an older version stored it.
+    #[serde(default)]
+    time_ms: i64,
 }
 
 impl Paid {
@@ -58,6 +65,80 @@ struct Held {
     /// What is counted.
     #[serde(default)]
     unit: Unit,
+    /// Tries that were not taken back, settled or not, each with the entry it stands by and when it was stored, in
+    /// milliseconds. An older version kept none.
+    #[serde(default)]
+    stands: Vec<(String, Sequence, i64)>,
+    /// Something is there of a try that is not: the counter's log has lost it.
+    #[serde(default)]
+    is_cut: bool,
+}
+
+impl Held {
+    /// Whether the try that an entry is about was heard of; without a name, whether any was.
+    fn is_known(&self, tried: Option<&String>) -> bool {
+        match tried {
+            None => self.sequence > 0,
+            Some(tried) => {
+                self.tries.iter().any(|(known, _)| known == tried)
+                    || self.stands.iter().any(|(known, ..)| known == tried)
+            }
+        }
+    }
+
+    fn note(&mut self, entry: &Entry, amount: i64, sequence: Sequence, stored_at: Timestamp) {
+        let about = if entry.kind == EntryKind::Take { entry.takes.as_ref() } else { entry.tried.as_ref() };
+        self.is_cut |= entry.kind != EntryKind::Reserve && entry.attempt > 0 && !self.is_known(about);
+        self.sum = self.sum.saturating_add(amount);
+        self.unit = entry.unit;
+        match (&entry.tried, entry.kind) {
+            (Some(tried), EntryKind::Take) => {
+                self.sequence = self.sequence.max(sequence);
+                if let Some((known, _)) = self.tries.iter_mut().find(|(known, _)| Some(known) == about) {
+                    known.clone_from(tried);
+                }
+                if let Some((known, last, _)) =
+                    self.stands.iter_mut().find(|(known, ..)| Some(known) == about)
+                {
+                    known.clone_from(tried);
+                    *last = sequence;
+                }
+            }
+            (Some(tried), EntryKind::Reserve) => {
+                self.sequence = self.sequence.max(sequence);
+                if self.tries.len() < KEPT_MAX {
+                    self.tries.push((tried.clone(), amount));
+                }
+                if self.stands.len() < KEPT_MAX {
+                    self.stands.push((tried.clone(), sequence, stored_at.timestamp_millis()));
+                }
+            }
+            (Some(tried), kind) => {
+                self.tries.retain(|(known, _)| known != tried);
+                if kind == EntryKind::Undo {
+                    self.stands.retain(|(known, ..)| known != tried);
+                }
+            }
+            (None, _) => {}
+        }
+    }
+}
+
+/// Which of these windows is charged for calls of which the first began then: the one with the last try that stood by then.
+/// A try that was taken back never counts, and one that came after the call only if there is no other.
+fn charged(windows: &BTreeMap<String, Held>, began_ms: Option<i64>) -> Option<&String> {
+    let stands = || {
+        let of = |(window, held)| {
+            let held: &Held = held;
+            held.stands.iter().map(move |(_, sequence, stored_ms)| (*sequence, *stored_ms, window))
+        };
+        windows.iter().flat_map(of)
+    };
+    let by_then = began_ms.and_then(|began| {
+        stands().filter(|(_, stored_ms, _)| *stored_ms <= began.saturating_add(CLOCKS_APART_MS)).max()
+    });
+    let last = || windows.iter().max_by_key(|(_, held)| held.sequence).map(|(window, _)| window);
+    by_then.or_else(|| stands().max()).map(|(.., window)| window).or_else(last)
 }
 
 /// What is known of one request.
@@ -95,6 +176,8 @@ pub struct Line {
     pub cost: Option<i64>,
     /// Tries that were neither taken back nor settled, the oldest first.
     tries: Vec<(String, i64)>,
+    /// Entries of it are missing: something is there of a try that is not.
+    pub is_cut: bool,
 }
 
 impl Line {
@@ -106,6 +189,11 @@ impl Line {
     /// The same line, if nothing will come of what is reserved any more.
     pub fn given_up(&self) -> Self {
         Self { cost: Some(0), ..self.clone() }
+    }
+
+    /// The same line, if what stands there has to be taken as right.
+    pub fn as_it_stands(self) -> Self {
+        Self { cost: Some(self.sum), tries: Vec::new(), ..self }
     }
 
     /// The id under which an entry of it is written, whoever writes it.
@@ -197,6 +285,7 @@ impl Account {
                     sequence,
                     charges,
                     tokens: i64::try_from(event.usage.total_tokens()).unwrap_or(i64::MAX),
+                    time_ms: event.time.timestamp_millis(),
                 };
                 self.attempts.insert((accepted, event.attempt), paid);
             }
@@ -219,25 +308,7 @@ impl Account {
             return;
         }
         let held = of_budget.entry(entry.attempt).or_default().entry(counter.window.clone()).or_default();
-        held.sum = held.sum.saturating_add(amount);
-        held.unit = entry.unit;
-        match (&entry.tried, entry.kind) {
-            (Some(tried), EntryKind::Take) => {
-                held.sequence = held.sequence.max(sequence);
-                let taken = held.tries.iter_mut().find(|(known, _)| Some(known) == entry.takes.as_ref());
-                if let Some((known, _)) = taken {
-                    known.clone_from(tried);
-                }
-            }
-            (Some(tried), EntryKind::Reserve) => {
-                held.sequence = held.sequence.max(sequence);
-                if held.tries.len() < KEPT_MAX {
-                    held.tries.push((tried.clone(), amount));
-                }
-            }
-            (Some(tried), _) => held.tries.retain(|(known, _)| known != tried),
-            (None, _) => {}
-        }
+        held.note(entry, amount, sequence, now);
     }
 
     /// What stands in the counters for it, and what should. `opened` says up to which usage event a budget's opening
@@ -251,11 +322,9 @@ impl Account {
                 let &[start, end] = bounds else { continue };
                 let Some(windows) = reservations.get(&start) else { continue };
                 let is_over = self.is_closed || end < u32::MAX || self.requeued >= start;
-                // A try that was taken back in one window, and one that holds in the next: the last is charged.
-                let charged = windows.iter().max_by_key(|(_, held)| held.sequence).map(|(window, _)| window);
                 for (window, held) in windows {
-                    let is_charged = charged == Some(window);
-                    let cost = if is_charged { self.cost(budgets, name, start, end, held.unit) } else { 0 };
+                    let is_here = |used| charged(windows, self.called_ms(used, start, end)) == Some(window);
+                    let cost = self.cost(budgets, name, start, end, held.unit, is_here);
                     lines.push(Line {
                         counter: Counter { budget: name.clone(), window: window.clone() },
                         unit: held.unit,
@@ -263,6 +332,7 @@ impl Account {
                         sum: held.sum,
                         cost: is_over.then_some(cost),
                         tries: held.tries.clone(),
+                        is_cut: held.is_cut,
                     });
                 }
             }
@@ -270,7 +340,15 @@ impl Account {
         for (counter, (unit, cost)) in self.unreserved(budgets, opened) {
             let windows = self.reserved.get(&counter.budget).and_then(|of| of.get(&0));
             let sum = windows.and_then(|windows| windows.get(&counter.window)).map_or(0, |held| held.sum);
-            lines.push(Line { counter, unit, attempt: 0, sum, cost: Some(cost), tries: Vec::new() });
+            lines.push(Line {
+                counter,
+                unit,
+                attempt: 0,
+                sum,
+                cost: Some(cost),
+                tries: Vec::new(),
+                is_cut: false,
+            });
         }
         lines
     }
@@ -287,21 +365,45 @@ impl Account {
             .collect()
     }
 
-    /// What the attempts from `start` up to `end` that the budget is for come to.
-    fn cost(&self, budgets: &Budgets, name: &str, start: u32, end: u32, unit: Unit) -> i64 {
+    /// When the first of these attempts of one use of the identity began.
+    fn called_ms(&self, used: Option<i64>, start: u32, end: u32) -> Option<i64> {
+        let used = used?;
+        let of_use = self.attempts.range((used, start)..(used, end));
+        of_use.map(|(_, paid)| paid.time_ms).filter(|time_ms| *time_ms > 0).min()
+    }
+
+    /// The last use of the identity that has this attempt; a correction does not say of which it is.
+    fn used_last(&self, number: u32) -> Option<i64> {
+        self.attempts.keys().rev().find(|(_, known)| *known == number).map(|(used, _)| *used)
+    }
+
+    /// What the attempts from `start` up to `end` that the budget is for come to, of those uses of the identity that are
+    /// charged here.
+    fn cost(
+        &self,
+        budgets: &Budgets,
+        name: &str,
+        start: u32,
+        end: u32,
+        unit: Unit,
+        is_here: impl Fn(Option<i64>) -> bool,
+    ) -> i64 {
         let scope = budgets.named(name).map(|budget| &budget.scope);
         let is_charged =
             |paid: &Paid| scope.is_none_or(|scope| scope.has_target(&paid.provider, &paid.model));
         let of_attempts = self
             .attempts
             .iter()
-            .filter(|((_, number), paid)| (start..end).contains(number) && is_charged(paid))
+            .filter(|((used, number), paid)| {
+                (start..end).contains(number) && is_charged(paid) && is_here(Some(*used))
+            })
             .map(|(_, paid)| paid.amount(unit));
         let of_corrections = self
             .corrections
             .values()
             // They are of money only.
             .filter(|(number, _)| unit == Unit::NanoUsd && (start..end).contains(number))
+            .filter(|(number, _)| is_here(self.used_last(*number)))
             .map(|(_, cost)| *cost);
         of_attempts.chain(of_corrections).fold(0, i64::saturating_add)
     }
@@ -314,6 +416,10 @@ impl Account {
         let mut charges = BTreeMap::new();
         // What was written for them before, and may have to be taken back.
         for (name, reservations) in &self.reserved {
+            // Of a budget that is not there now nothing is known to be too much, and it may come back.
+            if budgets.named(name).and_then(|budget| budget.measure.unit()).is_none() {
+                continue;
+            }
             for (window, held) in reservations.get(&0).into_iter().flatten() {
                 charges.insert(Counter { budget: name.clone(), window: window.clone() }, (held.unit, 0_i64));
             }

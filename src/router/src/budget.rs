@@ -143,9 +143,12 @@ impl Spending {
                     self.note(counter, spent);
                 }
             }
-            // The ledger forgets windows that are long over; there is one for each minute.
+            // The ledger forgets windows that are long over; there is one for each minute. What it told of them it told of
+            // a budget that was open.
             Operation::Delete | Operation::Purge => {
-                self.known.write().unwrap_or_else(PoisonError::into_inner).spent.remove(&counter);
+                let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+                known.spent.remove(&counter);
+                known.opened.insert(counter.budget);
             }
         }
     }
@@ -436,6 +439,18 @@ mod tests {
             assert_eq!(spending.spent(&counter("20261128T210000Z")), None);
             assert_eq!(spending.known.read().unwrap().spent.len(), 1, "the other window is kept");
             assert!(spending.is_open("calls"));
+        }
+    }
+
+    /// A router that starts finds nothing of a limit that was not used for hours but the marks of what was forgotten.
+    #[test]
+    fn a_budget_of_which_all_is_forgotten_is_open() {
+        for operation in [Operation::Delete, Operation::Purge] {
+            let spending = Spending::default();
+            assert!(!spending.is_open("calls"));
+            spending.hear(operation, "calls.20261128T210000Z", b"");
+            assert!(spending.is_open("calls"));
+            assert!(!spending.is_open("other"));
         }
     }
 }

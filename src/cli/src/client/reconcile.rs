@@ -195,7 +195,7 @@ impl Look<'_, '_> {
 
     async fn told(&self) -> Result<BTreeSet<Difference>, Failure> {
         let told = self.reconciliation.told().await.map_err(failed)?;
-        Ok(self.reconciliation.audit().told(&told))
+        Ok(self.reconciliation.audit().told(&told, tollgate_bus::now()))
     }
 
     /// Those of the reservations whose request is nowhere.

@@ -14,12 +14,16 @@ fn counter() -> Counter {
 }
 
 fn audit() -> Audit {
+    audit_of(Per::Total)
+}
+
+fn audit_of(per: Per) -> Audit {
     let budget = Budget {
         name: "research".into(),
         scope: Scope { team: Some("research".into()), ..Scope::default() },
         measure: Measure::Money,
         limit: 1_000_000,
-        per: Per::Total,
+        per,
         timezone: tollgate_policy::budget::Tz::UTC,
         when_spent: WhenSpent::Hold,
         reserve: Reserve::Strict,
@@ -194,6 +198,58 @@ fn entries_that_are_gone_and_what_is_told_wrongly_are_named() {
     let found: Vec<_> = audit.beside(&openings(&audit)).into_iter().collect();
     assert_eq!((found[0].what, found[0].amount(), found[0].sequence), (What::Counter, 9, 4));
     let told = |spent| HashMap::from([(counter(), Spent { spent_nano_usd: spent, ..Spent::default() })]);
-    assert_eq!(audit.told(&told(129)), BTreeSet::new());
-    assert_eq!(audit.told(&told(130)).iter().map(Difference::amount).collect::<Vec<_>>(), [1]);
+    assert_eq!(audit.told(&told(129), at(0)), BTreeSet::new());
+    assert_eq!(audit.told(&told(130), at(0)).iter().map(Difference::amount).collect::<Vec<_>>(), [1]);
+}
+
+/// A ledger that was made anew from a log without the opening opens the budget again, in a later window and with nothing.
+#[test]
+fn an_opening_after_other_entries_has_nothing_to_say() {
+    let mut audit = audit_of(Per::Day);
+    let mut stream = Stream::default();
+    let mut of = |window: &str, kind, account: &str, amount| {
+        let stored = stream.entry(kind, account, amount);
+        Ok(StoredEntry { counter: Counter { window: window.into(), ..counter() }, ..stored })
+    };
+    let entries = vec![
+        of("20260101T000000Z", EntryKind::Reserve, R1, 400),
+        of("20260102T000000Z", EntryKind::Open, "", 0),
+    ];
+    audit.read(entries, &[(1, paid("r1", 120))]).unwrap();
+    assert_eq!(audit.openings(), []);
+    assert_eq!(audit.beside(&HashMap::new()), BTreeSet::new());
+    // Of another amount it is wrong.
+    audit.read(vec![of("20260103T000000Z", EntryKind::Open, "", 7)], &[]).unwrap();
+    assert_eq!(audit.beside(&HashMap::new()).iter().map(Difference::amount).collect::<Vec<_>>(), [7]);
+    // What nobody can read is nothing that a ledger knows the budget by.
+    let mut stream = Stream::default();
+    let mut audit = self::audit();
+    let entries = vec![Err(stream.unreadable(33)), Ok(stream.entry(EntryKind::Open, "", 5))];
+    audit.read(entries, &[]).unwrap();
+    assert_eq!(audit.openings().iter().map(|(sequence, ..)| *sequence).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn a_log_without_its_beginning_does_not_say_what_is_spent() {
+    let mut stream = Stream { sequence: 0, total: 1_000 };
+    let mut audit = audit();
+    audit.read(vec![Ok(stream.entry(EntryKind::Settle, R1, -280))], &[(1, paid("r1", 120))]).unwrap();
+    assert_eq!(audit.told(&HashMap::new(), at(0)), BTreeSet::new());
+}
+
+/// Something is written into a window that was forgotten: it is a log of its own, and whole.
+#[test]
+fn what_is_long_over_is_not_compared() {
+    let (mut stream, mut audit) = (Stream::default(), audit_of(Per::Day));
+    let day = Counter { window: "20260101T000000Z".into(), ..counter() };
+    let stored = StoredEntry { counter: day, ..stream.entry(EntryKind::Settle, R1, -280) };
+    audit.read(vec![Ok(stored)], &[(1, paid("r1", 120))]).unwrap();
+    let days = |days: i64| at(days * 86_400);
+    let found = |days_later| {
+        let found = audit.accounts(None, days(days_later)).unwrap();
+        let told = audit.told(&HashMap::new(), days(days_later));
+        (found.differences.len(), found.not_compared, told.len())
+    };
+    assert_eq!(found(9), (1, 0, 1));
+    assert_eq!(found(11), (0, 1, 0));
 }

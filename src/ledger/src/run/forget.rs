@@ -1,12 +1,13 @@
 //! What is long over is forgotten: accounts, windows, and their counters in the server.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::TimeDelta;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tollgate_bus::bucket::{ALERTS, SPENT};
 use tollgate_bus::{Bus, counter};
+use tollgate_policy::budget::{Budget, Measure};
 use tollgate_protocol::Timestamp;
 use tollgate_protocol::budget::Counter;
 
@@ -23,7 +24,11 @@ const DROPPED_AT_A_TIME: usize = 100;
 
 /// Forgets beside everything else: there may be thousands of windows, and settlements do not wait for them.
 #[derive(Debug, Default)]
-pub(super) struct Forgetting(Option<JoinHandle<()>>);
+pub(super) struct Forgetting(Option<JoinHandle<()>>, Marked);
+
+/// Windows of which the buckets have the marks of their deletion. By these routers hear of it; one round later they have. A
+/// mark that a process leaves behind does no harm.
+type Marked = Arc<Mutex<Vec<Counter>>>;
 
 impl Forgetting {
     /// Begins, unless it is still at it.
@@ -31,16 +36,36 @@ impl Forgetting {
         if self.0.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
-        let (bus, book, lease) = (bus.clone(), Arc::clone(book), lease.clone());
+        let (bus, book, lease, marked) = (bus.clone(), Arc::clone(book), lease.clone(), Arc::clone(&self.1));
         self.0 = Some(tasks.spawn(async move {
-            if let Err(error) = forget(&bus, &book, &lease, tollgate_bus::now()).await {
+            let before = std::mem::take(&mut *marked.lock().unwrap_or_else(PoisonError::into_inner));
+            if lease.is_held() {
+                erase(&bus, before).await;
+            }
+            if let Err(error) = forget(&bus, &book, &lease, &marked, tollgate_bus::now()).await {
                 tracing::warn!(%error, "what is long over is not forgotten yet");
             }
         }));
     }
 }
 
-async fn forget(bus: &Bus, book: &Shared, lease: &Lease, now: Timestamp) -> Result<(), Error> {
+pub(super) async fn erase(bus: &Bus, marked: Vec<Counter>) {
+    for counter in marked {
+        for bucket in [SPENT, ALERTS] {
+            if let Err(error) = bus.erase(bucket, &counter.to_string()).await {
+                tracing::debug!(%error, %counter, bucket, "the mark of a window that is over was not removed");
+            }
+        }
+    }
+}
+
+async fn forget(
+    bus: &Bus,
+    book: &Shared,
+    lease: &Lease,
+    marked: &Marked,
+    now: Timestamp,
+) -> Result<(), Error> {
     let reader = Arc::clone(book);
     let over = in_background(move || {
         let mut book = reader.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,10 +83,11 @@ async fn forget(bus: &Bus, book: &Shared, lease: &Lease, now: Timestamp) -> Resu
         if !is_over {
             continue;
         }
-        if !lease.is_held() || !remove(bus, &counter).await {
+        if !lease.is_held() || !remove(bus, book, &counter).await {
             // The next time, or the next one who writes.
             break;
         }
+        marked.lock().unwrap_or_else(PoisonError::into_inner).push(counter.clone());
         gone.push(counter);
         if gone.len() >= DROPPED_AT_A_TIME {
             drop_all(book, std::mem::take(&mut gone)).await?;
@@ -71,14 +97,15 @@ async fn forget(bus: &Bus, book: &Shared, lease: &Lease, now: Timestamp) -> Resu
 }
 
 /// Removes all that the server has of a window. Whether it is gone.
-async fn remove(bus: &Bus, counter: &Counter) -> bool {
+pub(super) async fn remove(bus: &Bus, book: &Shared, counter: &Counter) -> bool {
     let name = bus.subjects().stream(counter::STREAM);
     let Ok(stream) = bus.jetstream().get_stream_no_info(name).await else { return false };
     if let Err(error) = stream.purge().filter(bus.subjects().budget(counter)).await {
         tracing::debug!(%error, %counter, "a window that is over was not removed");
         return false;
     }
-    for bucket in [SPENT, ALERTS] {
+    let budget = book.lock().unwrap_or_else(PoisonError::into_inner).budget(&counter.budget);
+    for bucket in buckets(budget.as_ref()) {
         if let Ok(store) = bus.bucket(bucket).await
             && let Err(error) = store.purge(counter.to_string()).await
         {
@@ -87,6 +114,12 @@ async fn remove(bus: &Bus, counter: &Counter) -> bool {
         }
     }
     true
+}
+
+/// Where something is told of a budget's windows: nobody is alerted of a limit.
+fn buckets(budget: Option<&Budget>) -> &'static [&'static str] {
+    let is_limit = budget.is_some_and(|budget| budget.measure != Measure::Money);
+    if is_limit { &[SPENT] } else { &[SPENT, ALERTS] }
 }
 
 async fn drop_all(book: &Shared, gone: Vec<Counter>) -> Result<(), Error> {

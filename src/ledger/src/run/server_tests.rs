@@ -283,3 +283,48 @@ async fn a_backlog_is_folded() {
     eprintln!("{EVENTS} events folded in {:?}", begun.elapsed());
     assert_eq!(folded.total.cost_nano_usd, i128::from(EVENTS) * 1_000);
 }
+
+/// A limit has a window for each minute: nothing may be left of one in the server.
+#[tokio::test]
+async fn nothing_is_left_of_a_window_that_is_forgotten() {
+    use tollgate_bus::bucket::{ALERTS, SPENT};
+    use tollgate_policy::budget::{Budget, Budgets, Measure, Per, Reserve, Scope, Tz, WhenSpent};
+
+    let Some(server) = Server::start().await else { return };
+    let (bus, data) = (server.bus().await, tempfile::tempdir().unwrap());
+    let of = |name: &str, measure| Budget {
+        name: name.into(),
+        measure,
+        scope: Scope::default(),
+        limit: 1,
+        per: Per::Minute,
+        timezone: Tz::UTC,
+        when_spent: WhenSpent::Hold,
+        reserve: Reserve::Strict,
+        alerts: Vec::new(),
+    };
+    let (limit, money) = (of("limit", Measure::Tokens), of("money", Measure::Money));
+    let store = SledStore::open(data.path()).unwrap();
+    let ledger = Arc::new(Ledger::open(Box::new(store), data.path(), Caps::default()).unwrap());
+    let book = settle::open(&ledger, Budgets([limit.clone(), money.clone()].into())).await.unwrap();
+    let counters = [limit, money].map(|budget| budget.counter(crate::testing::at(0)));
+    for bucket in [SPENT, ALERTS] {
+        bus.ensure_bucket(bucket, "", 1, 1).await.unwrap();
+    }
+    let left = async |bucket: &str| {
+        let stream = bus.jetstream().get_stream(format!("KV_llm_{bucket}")).await.unwrap();
+        stream.cached_info().state.messages
+    };
+    let spent = bus.bucket(SPENT).await.unwrap();
+    for counter in &counters {
+        spent.put(counter.to_string(), "{}".into()).await.unwrap();
+    }
+    let mut marks = Vec::new();
+    for counter in &counters {
+        assert!(forget::remove(&bus, &book, counter).await);
+        marks.push((left(SPENT).await, left(ALERTS).await));
+    }
+    assert_eq!(marks, [(2, 0), (2, 1)], "who watches hears of it; nobody is alerted of a limit");
+    forget::erase(&bus, counters.into()).await;
+    assert_eq!((left(SPENT).await, left(ALERTS).await), (0, 0));
+}

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate_bus::bucket::{ALERTS, Swapped};
 use tollgate_bus::{Bus, event, headers};
-use tollgate_protocol::budget::{BudgetQuestion, Counter, OpenQuestion, Told};
+use tollgate_protocol::budget::{BudgetList, BudgetQuestion, Counter, OpenQuestion, Told};
 use tollgate_protocol::{ErrorCode, Problem, header};
 
 use super::in_background;
@@ -100,7 +100,7 @@ async fn say_budgets(bus: &Bus, book: &Shared, request: &Request) {
     let now = tollgate_bus::now();
     let mut list = book.lock().unwrap_or_else(PoisonError::into_inner).list(now);
     if let Some(name) = asked.name {
-        list.budgets.retain(|budget| budget.name == name);
+        only(&mut list, &name);
         for budget in &mut list.budgets {
             let counter = Counter { budget: budget.name.clone(), window: budget.window.clone() };
             if let Ok(Swapped::Other(value, _)) = bus.current(ALERTS, &counter.to_string()).await {
@@ -110,6 +110,12 @@ async fn say_budgets(bus: &Bus, book: &Shared, request: &Request) {
         }
     }
     say(request, &list).await;
+}
+
+/// Leaves what is of this name.
+fn only(list: &mut BudgetList, name: &str) {
+    list.budgets.retain(|budget| budget.name == name);
+    list.limits.retain(|limit| limit.name == name);
 }
 
 /// What is reserved for a request already.
@@ -185,4 +191,28 @@ fn refusal(problem: &Problem) -> (HeaderMap, Vec<u8>) {
         (header::SERVICE_ERROR_CODE, code.as_str()),
     ]);
     (headers, serde_json::json!({ "error": problem }).to_string().into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use tollgate_protocol::budget::BudgetState;
+
+    use super::*;
+
+    #[test]
+    fn who_asks_for_one_budget_is_told_of_no_other_nor_of_limits() {
+        let state = |name: &str| BudgetState { name: name.into(), ..BudgetState::default() };
+        let all = || BudgetList {
+            budgets: vec![state("a"), state("b")],
+            limits: vec![state("c"), state("d")],
+            ..BudgetList::default()
+        };
+        let asked = |name: &str| {
+            let mut list = all();
+            only(&mut list, name);
+            (list.budgets, list.limits)
+        };
+        assert_eq!(asked("b"), (vec![state("b")], Vec::new()));
+        assert_eq!(asked("c"), (Vec::new(), vec![state("c")]));
+    }
 }

@@ -1,6 +1,6 @@
 //! Settles budgets: reads entries and usage events, writes the differences, and tells what is spent.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,14 +10,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tollgate_bus::bucket::SPENT;
 use tollgate_bus::counter::StoredEntry;
 use tollgate_bus::retry::Patience;
 use tollgate_bus::{Bus, counter, event};
 use tollgate_policy::budget::Budgets;
 use tollgate_policy::hot::Hot;
-use tollgate_protocol::budget::{Counter, Entry, EntryKind, Unit};
-use tollgate_protocol::usage::{Kind, UsageEvent};
+use tollgate_protocol::budget::{Counter, Entry, EntryKind};
 use tollgate_protocol::{Sequence, Timestamp};
 
 use super::alert::Alerts;
@@ -40,7 +38,7 @@ const FORGET_FIRST: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(500);
 const ACTIVE_EVERY: Duration = Duration::from_millis(250);
 /// How long one difference is tried before its account is looked at again.
-const PATIENCE: Patience = Patience(Duration::from_secs(5));
+pub(super) const PATIENCE: Patience = Patience(Duration::from_secs(5));
 
 /// The book, shared with who asks it.
 pub(super) type Shared = Arc<Mutex<Book>>;
@@ -82,31 +80,41 @@ pub(super) async fn run(
     outcome
 }
 
-struct Settler<'a> {
-    bus: &'a Bus,
-    book: &'a Shared,
+pub(super) struct Settler<'a> {
+    pub(super) bus: &'a Bus,
+    pub(super) book: &'a Shared,
     hot: watch::Receiver<Arc<Hot>>,
-    lease: &'a Lease,
-    alerts: &'a Alerts,
+    pub(super) lease: &'a Lease,
+    pub(super) alerts: &'a Alerts,
     writes: Arc<Semaphore>,
 }
 
 /// What one pass over the streams knows.
 #[derive(Default)]
-struct Pass {
+pub(super) struct Pass {
     entries_read: bool,
     usage_read: bool,
     /// Whether this process wrote when it last looked.
     was_active: bool,
     /// Counters of which it is to be told what is spent.
-    changed: BTreeSet<Counter>,
+    pub(super) changed: BTreeSet<Counter>,
+}
+
+impl Pass {
+    /// Something else is charged to these counters.
+    fn configured(&mut self, changed: Vec<Counter>) {
+        // What is due by that is of accounts of which nothing need be heard any more: all are looked at.
+        self.was_active &= changed.is_empty();
+        self.changed.extend(changed);
+    }
 }
 
 impl Settler<'_> {
     async fn serve(&self, stop: &CancellationToken) -> Result<(), Error> {
         let tasks = TaskTracker::new();
+        let mut forgetting = Forgetting::default();
         while !stop.is_cancelled() {
-            match self.pass(&tasks, stop).await {
+            match self.pass(&tasks, &mut forgetting, stop).await {
                 Ok(()) => {}
                 Err(Fault::Fatal(error)) => return Err(error),
                 Err(Fault::Again(reason)) => {
@@ -123,7 +131,12 @@ impl Settler<'_> {
         Ok(())
     }
 
-    async fn pass(&self, tasks: &TaskTracker, stop: &CancellationToken) -> Result<(), Fault> {
+    async fn pass(
+        &self,
+        tasks: &TaskTracker,
+        forgetting: &mut Forgetting,
+        stop: &CancellationToken,
+    ) -> Result<(), Fault> {
         let disconnections = self.bus.connection().health().disconnections;
         self.begin().await?;
         let cursors = self.lock().cursors();
@@ -141,7 +154,6 @@ impl Settler<'_> {
         let mut active = interval(ACTIVE_EVERY);
         let mut forget = tokio::time::interval_at(tokio::time::Instant::now() + FORGET_FIRST, FORGET_EVERY);
         forget.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut forgetting = Forgetting::default();
         let mut hot = self.hot.clone();
         // What was changed before, or while nothing was read, too.
         hot.mark_changed();
@@ -168,7 +180,7 @@ impl Settler<'_> {
                 _ = tell.tick(), if !pass.changed.is_empty() && self.is_active(&pass) => self.tell(&mut pass).await,
                 Ok(()) = hot.changed() => {
                     let budgets = hot.borrow_and_update().budgets.clone();
-                    pass.changed.extend(self.configure(budgets).await?);
+                    pass.configured(self.configure(budgets).await?);
                     // Another limit may have been reached already.
                     self.alerts.note(self.lock().counters().cloned().collect::<Vec<_>>());
                 }
@@ -214,7 +226,7 @@ impl Settler<'_> {
         Ok(message.info().ok().map(|info| info.stream_sequence))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Book> {
+    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -318,107 +330,6 @@ impl Settler<'_> {
             });
         }
     }
-
-    /// Tells what is spent.
-    async fn tell(&self, pass: &mut Pass) {
-        let Ok(store) = self.bus.bucket(SPENT).await else { return };
-        self.alerts.note(pass.changed.iter().cloned());
-        let now = tollgate_bus::now();
-        for counter in std::mem::take(&mut pass.changed) {
-            let spent = {
-                let book = self.lock();
-                // What is forgotten is not told again.
-                if book.is_long_over(&counter, now) {
-                    continue;
-                }
-                book.spent(&counter)
-            };
-            let Ok(value) = serde_json::to_vec(&spent) else { continue };
-            if let Err(error) = store.put(counter.to_string(), value.into()).await {
-                tracing::debug!(%error, %counter, "what is spent cannot be told");
-                pass.changed.insert(counter);
-                return;
-            }
-        }
-    }
-
-    /// Writes what was spent before the budget was there, so that its counter begins with it.
-    async fn open_budget(&self, name: &str) -> Result<(), Fault> {
-        let Some(budget) = self.lock().budget(name) else { return Ok(()) };
-        let Some(unit) = budget.measure.unit() else { return Ok(()) };
-        let up_to = self.lock().cursors().usage.unwrap_or_default();
-        let now = tollgate_bus::now();
-        let window = budget.window(now);
-        let only = Budgets([budget.clone()].into());
-        // A log that has entries of it, and not the opening, is shorter than its history: the counter has it all the same.
-        let is_known = self.lock().counters().any(|counter| counter.budget == name);
-        let amount = match is_known {
-            true => 0,
-            // What is over is in flight no more.
-            false if unit == Unit::InFlight => 0,
-            false => spent_since(self.bus, &only, unit, window.start, up_to).await?,
-        };
-        let counter = Counter { budget: name.to_owned(), window: window.name };
-        let entry = Entry {
-            kind: EntryKind::Open,
-            unit,
-            account: String::new(),
-            attempt: 0,
-            tried: None,
-            takes: None,
-            usage_sequence: Some(up_to),
-            corrects: None,
-        };
-        if !self.lease.is_held() {
-            return Ok(());
-        }
-        // The id does not tell the amount: of two processes that open a budget one is first.
-        let id = format!("open/{counter}");
-        self.bus.add(&counter, &entry, amount, &id, PATIENCE).await.map_err(again)?;
-        tracing::info!(budget = name, spent = amount, ?unit, "the budget is open");
-        // It counts as open when it is read back.
-        Ok(())
-    }
-}
-
-/// What the events of a window cost, up to a place in the stream, by the rule for sums.
-pub(crate) async fn spent_since(
-    bus: &Bus,
-    budgets: &Budgets,
-    unit: Unit,
-    start: Option<Timestamp>,
-    up_to: Sequence,
-) -> Result<i64, Fault> {
-    let policy = start.map_or(DeliverPolicy::All, |start_time| DeliverPolicy::ByStartTime { start_time });
-    let consumer = consumer_from(bus, event::USAGE, policy).await?;
-    let mut left = consumer.cached_info().num_pending;
-    let mut costs: HashMap<String, (Kind, i64)> = HashMap::new();
-    if left == 0 {
-        return Ok(0);
-    }
-    let mut messages = messages(&consumer).await?;
-    let mut seen = 0;
-    while left > 0 {
-        let message = messages.next().await.ok_or_else(|| again("no message"))?.map_err(again)?;
-        left = in_order(&message, &mut seen)?;
-        if message.info().is_ok_and(|info| info.stream_sequence > up_to) {
-            break;
-        }
-        let Ok(event) = serde_json::from_slice::<UsageEvent>(&message.payload) else { continue };
-        if budgets.of_event(&event).next().is_none() || start.is_some_and(|start| event.time < start) {
-            continue;
-        }
-        let known = costs.get(&event.counted_id()).map(|(kind, _)| *kind);
-        if known.is_none() || (known == Some(Kind::Lost) && event.kind == Kind::Attempt) {
-            let amount = match unit {
-                Unit::NanoUsd => event.cost_nano_usd.0,
-                Unit::Tokens => i64::try_from(event.usage.total_tokens()).unwrap_or(i64::MAX),
-                Unit::InFlight => 0,
-            };
-            costs.insert(event.counted_id(), (event.kind, amount));
-        }
-    }
-    Ok(costs.values().map(|(_, cost)| *cost).fold(0, i64::saturating_add))
 }
 
 type Delivered = Result<async_nats::jetstream::Message, async_nats::jetstream::consumer::pull::MessagesError>;
@@ -457,7 +368,7 @@ pub(crate) async fn consumer(bus: &Bus, stream: &str, cursor: Sequence) -> Resul
     consumer_from(bus, stream, DeliverPolicy::ByStartSequence { start_sequence: cursor + 1 }).await
 }
 
-async fn consumer_from(
+pub(super) async fn consumer_from(
     bus: &Bus,
     stream: &str,
     deliver_policy: DeliverPolicy,
@@ -489,4 +400,20 @@ pub(crate) enum Fault {
 
 pub(crate) fn again(reason: impl std::fmt::Display) -> Fault {
     Fault::Again(reason.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is due by another configuration is due of accounts of which nothing is heard any more.
+    #[test]
+    fn all_is_looked_at_once_other_budgets_count() {
+        let counter = || Counter { budget: "b".into(), window: "total".into() };
+        let mut pass = Pass { was_active: true, ..Pass::default() };
+        pass.configured(Vec::new());
+        assert!(pass.was_active, "another limit is none of that");
+        pass.configured(vec![counter()]);
+        assert_eq!((pass.was_active, pass.changed), (false, BTreeSet::from([counter()])));
+    }
 }

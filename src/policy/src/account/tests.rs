@@ -227,6 +227,137 @@ fn what_nobody_reserved_for_is_charged_once_the_budget_is_open() {
     assert_eq!(differences(&account), []);
 }
 
+/// A router reserves in one window, hands the request on and dies before it says so. Another one has it when the window has
+/// turned: its try is taken back, and the window in which nothing is reserved is charged nothing.
+#[test]
+fn a_window_is_not_charged_for_a_try_that_was_taken_back() {
+    let mut account = Account::default();
+    let reserve = |tried: &str| entry_of(EntryKind::Reserve, 1, Some(tried.into()));
+    account.note_entry(&counter("w1"), &reserve("first"), 500, 1, at(-60));
+    account.note_entry(&counter("w2"), &reserve("second"), 500, 2, at(-2));
+    account.note_entry(&counter("w2"), &entry_of(EntryKind::Undo, 1, Some("second".into())), -500, 3, at(-2));
+    account.note_usage(&paid(1, 120, true), 101, &budgets());
+    assert_eq!(differences(&account), [("w1".into(), 1, -380)]);
+    // What the ledger ends was not taken back.
+    account.note_entry(&counter("w1"), &entry_of(EntryKind::Settle, 1, Some("first".into())), -380, 4, at(9));
+    assert_eq!(differences(&account), []);
+}
+
+#[test]
+fn a_window_is_not_charged_for_a_try_that_came_after_the_call() {
+    let mut account = Account::default();
+    account.note_entry(&counter("monday"), &entry(EntryKind::Reserve, 1), 500, 1, at(-60));
+    account.note_usage(&paid(1, 120, true), 101, &budgets());
+    account.note_entry(&counter("monday"), &entry(EntryKind::Settle, 1), -380, 2, at(9));
+    // The answered request is published again.
+    let again = |kind| entry_of(kind, 1, Some("again".into()));
+    account.note_entry(&counter("tuesday"), &again(EntryKind::Reserve), 500, 3, at(86_400));
+    assert_eq!(differences(&account), [("tuesday".into(), 1, -500)]);
+    account.note_entry(&counter("tuesday"), &again(EntryKind::Settle), -500, 4, at(86_401));
+    assert_eq!(differences(&account), []);
+    // The identity is used again when the answer is gone: each use is charged where it was reserved for.
+    account.note_entry(
+        &counter("wednesday"),
+        &entry_of(EntryKind::Reserve, 1, Some("used".into())),
+        500,
+        5,
+        at(172_800),
+    );
+    let accepted_at = Some(at(172_700));
+    let used = UsageEvent { accepted_at, time: at(172_810), ..paid(1, 70, true) };
+    account.note_usage(&used, 102, &budgets());
+    assert_eq!(differences(&account), [("wednesday".into(), 1, -430)]);
+}
+
+#[test]
+fn the_clocks_of_server_and_worker_may_be_apart() {
+    for (stored_after, window) in [(-9, "w2"), (4, "w2"), (6, "w1")] {
+        let mut account = Account::default();
+        let stored_at = event().time + chrono::TimeDelta::seconds(stored_after);
+        let reserve = |tried: &str| entry_of(EntryKind::Reserve, 1, Some(tried.into()));
+        account.note_entry(
+            &counter("w1"),
+            &reserve("first"),
+            0,
+            1,
+            stored_at - chrono::TimeDelta::seconds(60),
+        );
+        account.note_entry(&counter("w2"), &reserve("second"), 0, 2, stored_at);
+        account.note_usage(&paid(1, 120, true), 101, &budgets());
+        assert_eq!(differences(&account), [(window.into(), 1, 120)], "{stored_after} s");
+    }
+}
+
+/// The take is later than the try, which stands since it was made.
+#[test]
+fn a_try_that_is_taken_over_stands_since_it_was_made() {
+    let mut account = Account::default();
+    let reserve = |tried: &str| entry_of(EntryKind::Reserve, 1, Some(tried.into()));
+    account.note_entry(&counter("w1"), &reserve("theirs"), 500, 1, at(-60));
+    account.note_entry(&counter("w2"), &reserve("other"), 500, 2, at(-50));
+    let take = Entry { takes: Some("theirs".into()), ..entry_of(EntryKind::Take, 1, Some("mine".into())) };
+    account.note_entry(&counter("w1"), &take, 0, 3, at(60));
+    account.note_usage(&paid(1, 120, true), 101, &budgets());
+    assert_eq!(differences(&account), [("w1".into(), 1, -380), ("w2".into(), 1, -500)]);
+    // Its first id means nothing any more.
+    account.note_entry(&counter("w1"), &entry_of(EntryKind::Undo, 1, Some("theirs".into())), 0, 4, at(61));
+    assert_eq!(differences(&account), [("w1".into(), 1, -380), ("w2".into(), 1, -500)]);
+}
+
+/// Accounts that an older version stored have neither which tries stand nor when calls began.
+#[test]
+fn what_an_older_version_stored_is_charged_as_it_did() {
+    let mut account = Account::default();
+    account.note_entry(&counter("w1"), &entry(EntryKind::Reserve, 1), 500, 1, at(-60));
+    account.note_entry(&counter("w2"), &entry(EntryKind::Reserve, 1), 500, 2, at(86_400));
+    account.note_usage(&paid(1, 120, true), 101, &budgets());
+    assert_eq!(differences(&account), [("w1".into(), 1, -380), ("w2".into(), 1, -500)]);
+    for of in account.reserved.values_mut().flat_map(BTreeMap::values_mut).flat_map(BTreeMap::values_mut) {
+        of.stands.clear();
+    }
+    assert_eq!(differences(&account), [("w1".into(), 1, -500), ("w2".into(), 1, -380)]);
+    account.attempts.values_mut().for_each(|paid| paid.time_ms = 0);
+    account.note_entry(&counter("w3"), &entry(EntryKind::Reserve, 1), 500, 3, at(86_500));
+    assert_eq!(
+        differences(&account),
+        [("w1".into(), 1, -500), ("w2".into(), 1, -500), ("w3".into(), 1, -380)]
+    );
+}
+
+#[test]
+fn an_entry_of_a_try_that_is_not_there_is_noticed() {
+    let is_cut = |entries: &[(EntryKind, Option<&str>)]| {
+        let mut account = Account::default();
+        for (sequence, (kind, tried)) in (1..).zip(entries) {
+            let takes = (*kind == EntryKind::Take).then(|| "a".to_owned());
+            let entry = Entry { takes, ..entry_of(*kind, 1, tried.map(str::to_owned)) };
+            account.note_entry(&counter("w"), &entry, 1, sequence, at(1));
+        }
+        account.lines(&budgets(), |_| None)[0].is_cut
+    };
+    use EntryKind::{Reserve, Settle, Take, Undo};
+    assert!(!is_cut(&[(Reserve, Some("a")), (Settle, Some("a")), (Settle, Some("a")), (Settle, None)]));
+    assert!(!is_cut(&[(Reserve, Some("a")), (Take, Some("b")), (Undo, Some("b"))]));
+    for cut in [(Settle, Some("b")), (Undo, Some("b"))] {
+        assert!(is_cut(&[cut]));
+        assert!(is_cut(&[(Reserve, Some("a")), cut]));
+    }
+    assert!(is_cut(&[(Take, Some("b"))]));
+    assert!(is_cut(&[(Settle, None)]), "the rest of what was settled before");
+}
+
+#[test]
+fn a_budget_that_is_taken_out_for_a_while_keeps_what_it_was_charged() {
+    let mut account = Account::default();
+    account.note_usage(&paid(1, 100, true), 101, &budgets());
+    let window = budgets().0[0].window(event().time).name;
+    account.note_entry(&counter(&window), &entry_of(EntryKind::Settle, 0, None), 100, 1, at(9));
+    assert_eq!(differences(&account), []);
+    assert_eq!(account.lines(&Budgets::default(), |_| Some(100)), []);
+    // It is the same when it is back.
+    assert_eq!(differences(&account), []);
+}
+
 proptest! {
     /// In whatever order events and entries come, and however often, what is written by the rule makes the counter equal
     /// to the cost.

@@ -1,0 +1,70 @@
+//! Tells what is spent.
+
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
+
+use tollgate_bus::bucket::SPENT;
+use tollgate_protocol::budget::Counter;
+
+use super::settle::{Pass, Settler};
+
+impl Settler<'_> {
+    /// Tells it of every counter that has changed.
+    pub(super) async fn tell(&self, pass: &mut Pass) {
+        let Ok(store) = self.bus.bucket(SPENT).await else { return };
+        self.alerts.note(pass.changed.iter().cloned());
+        let now = tollgate_bus::now();
+        let (book, store) = (self.book, &store);
+        let tell = |counter: Counter| async move {
+            let spent = {
+                let book = book.lock().unwrap_or_else(PoisonError::into_inner);
+                // What is forgotten is not told again.
+                if book.is_long_over(&counter, now) {
+                    return Ok(());
+                }
+                book.spent(&counter)
+            };
+            let Ok(value) = serde_json::to_vec(&spent) else { return Ok(()) };
+            let written = store.put(counter.to_string(), value.into()).await;
+            written.map(|_| ()).map_err(|error| {
+                tracing::debug!(%error, %counter, "what is spent cannot be told");
+            })
+        };
+        // What was not told is in the set still, and told the next time.
+        let _ = each(&mut pass.changed, tell).await;
+    }
+}
+
+/// Does it for each, which is taken out then; until it fails. That one and those after it stay.
+async fn each<F: Future<Output = Result<(), ()>>>(
+    left: &mut BTreeSet<Counter>,
+    mut tell: impl FnMut(Counter) -> F,
+) -> Result<(), ()> {
+    while let Some(counter) = left.first().cloned() {
+        tell(counter).await?;
+        left.pop_first();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_could_not_be_told_is_told_the_next_time() {
+        let counter = |budget: &str| Counter { budget: budget.into(), window: "total".into() };
+        let mut left = BTreeSet::from(["a", "b", "c"].map(counter));
+        let mut told = Vec::new();
+        let outcome = each(&mut left, |counter| {
+            let is_refused = counter.budget == "b";
+            told.push(counter.budget);
+            std::future::ready(if is_refused { Err(()) } else { Ok(()) })
+        });
+        assert_eq!(outcome.await, Err(()));
+        assert_eq!(told, ["a", "b"]);
+        assert_eq!(left, BTreeSet::from(["b", "c"].map(counter)));
+        each(&mut left, |_| std::future::ready(Ok(()))).await.unwrap();
+        assert_eq!(left, BTreeSet::new());
+    }
+}
