@@ -11,6 +11,7 @@ use tollgate_bus::{Bus, HeaderView};
 use tollgate_protocol::Timestamp;
 use tollgate_protocol::record::Source;
 
+use crate::permit::Permit;
 use crate::tally::{self, Counted, Tally};
 
 /// A message in hand.
@@ -25,6 +26,8 @@ pub(crate) struct Holding {
     pub(crate) source: Source,
     /// When it was stored.
     pub(crate) stored_at: Timestamp,
+    /// The permit to call a target that is not known to be up, if it has one.
+    pub(crate) permit: Option<Permit>,
     counted: Option<Counted>,
     way: Way,
 }
@@ -41,7 +44,7 @@ enum Way {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     source: Source,
-    is_done: bool,
+    became: Became,
     back: mpsc::UnboundedSender<Back>,
 }
 
@@ -50,13 +53,24 @@ pub(crate) struct Ticket {
 pub(crate) struct Back {
     /// The message.
     pub(crate) source: Source,
-    /// Whether it is done with; else it is to be looked at again.
-    pub(crate) is_done: bool,
+    /// What.
+    pub(crate) became: Became,
+}
+
+/// See [`Back`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Became {
+    /// It is done with.
+    Done,
+    /// It is to be looked at again, after this time.
+    Again(Duration),
+    /// It is still in hand, and others need not wait for that.
+    Aside,
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let back = Back { source: self.source.clone(), is_done: self.is_done };
+        let back = Back { source: self.source.clone(), became: self.became };
         // Without an index there is nobody to tell; the next one finds the message by itself.
         let _ = self.back.send(back);
     }
@@ -70,6 +84,7 @@ impl From<Held> for Holding {
             payload: std::mem::take(&mut held.payload),
             source: held.source.clone(),
             stored_at: held.stored_at,
+            permit: None,
             counted: None,
             way: Way::Pulled(Box::new(held)),
         }
@@ -79,13 +94,14 @@ impl From<Held> for Holding {
 impl Holding {
     /// A message that the index found.
     pub(crate) fn found(bus: &Bus, stored: Stored, back: mpsc::UnboundedSender<Back>) -> Self {
-        let ticket = Ticket { source: stored.source.clone(), is_done: false, back };
+        let ticket = Ticket { source: stored.source.clone(), became: Became::Again(Duration::ZERO), back };
         Self {
             subject: stored.subject,
             headers: Some(stored.headers),
             payload: stored.payload,
             source: stored.source,
             stored_at: stored.stored_at,
+            permit: None,
             counted: None,
             way: Way::Found(Box::new(bus.clone()), ticket),
         }
@@ -100,8 +116,11 @@ impl Holding {
     pub(crate) fn step_aside(&mut self) {
         // What is aside feeds nobody: its team may have to be looked for behind a flood.
         self.counted = None;
-        if let Way::Pulled(held) = &mut self.way {
-            held.free_place();
+        match &mut self.way {
+            Way::Pulled(held) => held.free_place(),
+            Way::Found(_, ticket) => {
+                let _ = ticket.back.send(Back { source: self.source.clone(), became: Became::Aside });
+            }
         }
     }
 
@@ -117,7 +136,7 @@ impl Holding {
             Way::Found(bus, mut ticket) => match bus.remove(&self.source).await {
                 Ok(()) => {
                     tollgate_bus::point("router.removed");
-                    ticket.is_done = true;
+                    ticket.became = Became::Done;
                 }
                 Err(error) => {
                     tracing::debug!(%error, message = %self.source, "a message that is done with was not removed");
@@ -130,8 +149,7 @@ impl Holding {
     pub(crate) async fn hand_back(self, delay: Duration) {
         match self.way {
             Way::Pulled(held) => held.hand_back(delay).await,
-            // The index looks again at its own pace.
-            Way::Found(_, ticket) => drop(ticket),
+            Way::Found(_, mut ticket) => ticket.became = Became::Again(delay),
         }
     }
 }
