@@ -251,7 +251,14 @@ impl Waiting {
 /// Released messages that are in hand, by what they waited for and by team. Some of them wait on, for a budget or for their
 /// turn: those of one team are never in the way of another one's.
 #[derive(Debug, Default)]
-pub struct Released(HashMap<Vec<Target>, HashMap<Team, usize>>);
+pub struct Released(HashMap<Vec<Target>, OfSet>);
+
+/// Those of a set of targets.
+#[derive(Debug, Default)]
+struct OfSet {
+    all: usize,
+    teams: HashMap<Team, usize>,
+}
 
 /// Most of a team and a set of targets, and most of a set.
 const RELEASED_MAX: (usize, usize) = (64, 512);
@@ -259,27 +266,29 @@ const RELEASED_MAX: (usize, usize) = (64, 512);
 impl Released {
     /// Whether a team may have another one. Every team may have one.
     pub fn may(&self, targets: &[Target], team: &Team) -> bool {
-        let Some(teams) = self.0.get(targets) else { return true };
-        let of_team = teams.get(team).copied().unwrap_or(0);
-        of_team == 0 || of_team < RELEASED_MAX.0 && teams.values().sum::<usize>() < RELEASED_MAX.1
+        let Some(of) = self.0.get(targets) else { return true };
+        let of_team = of.teams.get(team).copied().unwrap_or(0);
+        of_team == 0 || (of_team < RELEASED_MAX.0 && of.all < RELEASED_MAX.1)
     }
 
     /// One is in hand.
     pub fn add(&mut self, (team, targets): &Waits) {
-        let teams = self.0.entry(targets.clone()).or_default();
-        *teams.entry(team.clone()).or_default() += 1;
+        let of = self.0.entry(targets.clone()).or_default();
+        of.all += 1;
+        *of.teams.entry(team.clone()).or_default() += 1;
     }
 
     /// One is not any more, or is not to be counted.
     pub fn remove(&mut self, (team, targets): &Waits) {
-        let Some(teams) = self.0.get_mut(targets) else { return };
-        if let Some(count) = teams.get_mut(team) {
-            *count = count.saturating_sub(1);
+        let Some(of) = self.0.get_mut(targets) else { return };
+        if let Some(count) = of.teams.get_mut(team) {
+            of.all -= 1;
+            *count -= 1;
             if *count == 0 {
-                teams.remove(team);
+                of.teams.remove(team);
             }
         }
-        if teams.is_empty() {
+        if of.teams.is_empty() {
             self.0.remove(targets);
         }
     }

@@ -44,7 +44,10 @@ enum Way {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     source: Source,
-    became: Became,
+    is_done: bool,
+    delay: Duration,
+    /// Whether it is told that the message steps aside.
+    hears_aside: bool,
     back: mpsc::UnboundedSender<Back>,
 }
 
@@ -53,24 +56,24 @@ pub(crate) struct Ticket {
 pub(crate) struct Back {
     /// The message.
     pub(crate) source: Source,
-    /// What.
-    pub(crate) became: Became,
+    /// Whether it is done with; else it is to be looked at again.
+    pub(crate) is_done: bool,
+    /// How soon.
+    pub(crate) delay: Duration,
+    /// Whether it is still in hand after all, and has only stepped aside.
+    pub(crate) is_aside: bool,
 }
 
-/// See [`Back`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Became {
-    /// It is done with.
-    Done,
-    /// It is to be looked at again, after this time.
-    Again(Duration),
-    /// It is still in hand, and others need not wait for that.
-    Aside,
+impl Back {
+    /// Of a message that is not in hand any more.
+    pub(crate) fn at_once(source: Source, is_done: bool) -> Self {
+        Self { source, is_done, delay: Duration::ZERO, is_aside: false }
+    }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let back = Back { source: self.source.clone(), became: self.became };
+        let back = Back { delay: self.delay, ..Back::at_once(self.source.clone(), self.is_done) };
         // Without an index there is nobody to tell; the next one finds the message by itself.
         let _ = self.back.send(back);
     }
@@ -94,7 +97,8 @@ impl From<Held> for Holding {
 impl Holding {
     /// A message that the index found.
     pub(crate) fn found(bus: &Bus, stored: Stored, back: mpsc::UnboundedSender<Back>) -> Self {
-        let ticket = Ticket { source: stored.source.clone(), became: Became::Again(Duration::ZERO), back };
+        let source = stored.source.clone();
+        let ticket = Ticket { source, is_done: false, delay: Duration::ZERO, hears_aside: false, back };
         Self {
             subject: stored.subject,
             headers: Some(stored.headers),
@@ -105,6 +109,15 @@ impl Holding {
             counted: None,
             way: Way::Found(Box::new(bus.clone()), ticket),
         }
+    }
+
+    /// The same where it counts among what is released, until it steps aside.
+    pub(crate) fn released(bus: &Bus, stored: Stored, back: mpsc::UnboundedSender<Back>) -> Self {
+        let mut message = Self::found(bus, stored, back);
+        if let Way::Found(_, ticket) = &mut message.way {
+            ticket.hears_aside = true;
+        }
+        message
     }
 
     /// Counts it among what is in hand of its lane, until it is let go.
@@ -118,9 +131,11 @@ impl Holding {
         self.counted = None;
         match &mut self.way {
             Way::Pulled(held) => held.free_place(),
-            Way::Found(_, ticket) => {
-                let _ = ticket.back.send(Back { source: self.source.clone(), became: Became::Aside });
+            Way::Found(_, ticket) if ticket.hears_aside => {
+                let back = Back { is_aside: true, ..Back::at_once(self.source.clone(), false) };
+                let _ = ticket.back.send(back);
             }
+            Way::Found(..) => {}
         }
     }
 
@@ -136,7 +151,7 @@ impl Holding {
             Way::Found(bus, mut ticket) => match bus.remove(&self.source).await {
                 Ok(()) => {
                     tollgate_bus::point("router.removed");
-                    ticket.became = Became::Done;
+                    ticket.is_done = true;
                 }
                 Err(error) => {
                     tracing::debug!(%error, message = %self.source, "a message that is done with was not removed");
@@ -149,7 +164,7 @@ impl Holding {
     pub(crate) async fn hand_back(self, delay: Duration) {
         match self.way {
             Way::Pulled(held) => held.hand_back(delay).await,
-            Way::Found(_, mut ticket) => ticket.became = Became::Again(delay),
+            Way::Found(_, mut ticket) => ticket.delay = delay,
         }
     }
 }

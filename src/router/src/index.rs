@@ -28,7 +28,7 @@ use tollgate_protocol::{Identity, Team};
 use tollgate_telemetry as telemetry;
 
 use crate::Context;
-use crate::holding::{Back, Became, Holding};
+use crate::holding::{Back, Holding};
 use crate::intake::{self, NotTaken};
 use crate::stop::GRACE_MS;
 use place::{Kind, Place};
@@ -278,24 +278,18 @@ impl Index {
     /// A message that was given away is done with, or is to be looked at again.
     fn take_back(&mut self, back: Back) {
         let Some(out) = self.out.get_mut(&back.source) else { return };
-        match back.became {
-            Became::Aside => {
-                let waits = out.waits.as_ref().filter(|_| out.is_counted);
-                waits.into_iter().for_each(|waits| self.released.remove(waits));
-                out.is_counted = false;
-            }
+        if back.is_aside {
+            let waits = out.waits.as_ref().filter(|_| out.is_counted);
+            waits.into_iter().for_each(|waits| self.released.remove(waits));
+            out.is_counted = false;
+        } else if out.is_released && !back.is_done && !back.delay.is_zero() {
             // Until then it counts: of what comes back again and again, only so much does in that time.
-            Became::Again(delay) if out.is_released && !delay.is_zero() => {
-                self.resting.push((Instant::now() + delay, back.source));
+            self.resting.push((Instant::now() + back.delay, back.source));
+        } else if let Some((place, out)) = self.put_away(&back.source).filter(|_| !back.is_done) {
+            match (&out.waits, out.is_released) {
+                (Some(waits), true) => place.put_back(out.entry, waits),
+                (waits, _) => place.look_again(out.entry, waits.as_ref(), tollgate_bus::now(), AGAIN_MS),
             }
-            Became::Again(_) => {
-                let Some((place, out)) = self.put_away(&back.source) else { return };
-                match (&out.waits, out.is_released) {
-                    (Some(waits), true) => place.put_back(out.entry, waits),
-                    (waits, _) => place.look_again(out.entry, waits.as_ref(), tollgate_bus::now(), AGAIN_MS),
-                }
-            }
-            Became::Done => drop(self.put_away(&back.source)),
         }
     }
 
@@ -371,16 +365,16 @@ fn best(context: &Context, hot: &Hot, targets: &[Target]) -> Best {
 impl Context {
     /// A message that the index knows, if it is still there.
     pub(crate) async fn find(&self, source: Source) -> Option<Holding> {
-        let gone = |became| drop(self.back.send(Back { source: source.clone(), became }));
+        let gone = |is_done| drop(self.back.send(Back::at_once(source.clone(), is_done)));
         match self.bus.stored(&source.stream, source.sequence).await {
-            Ok(Some(stored)) => Some(Holding::found(&self.bus, stored, self.back.clone())),
+            Ok(Some(stored)) => Some(Holding::released(&self.bus, stored, self.back.clone())),
             Ok(None) => {
-                gone(Became::Done);
+                gone(true);
                 None
             }
             Err(error) => {
                 tracing::debug!(%error, message = %source, "a message cannot be read, it is looked at again");
-                gone(Became::Again(Duration::ZERO));
+                gone(false);
                 None
             }
         }
