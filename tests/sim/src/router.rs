@@ -445,13 +445,7 @@ impl Router {
         // Teams come in any order, and a seed is always to do the same.
         overdue.sort_by_key(|(_, item)| item.job.sequence);
         overdue.into_iter().for_each(|(_, item)| self.expire(item));
-        let idle = |item: &Item| item.message.permit.as_ref().is_some_and(Permit::is_idle);
-        let mut queue = self.queue.borrow_mut();
-        // Teams come in any order, and a seed is always to do the same.
-        let mut idle: Vec<_> = queue.iter_mut().map(|(_, item)| item).filter(|item| idle(item)).collect();
-        idle.sort_by_key(|item| item.job.sequence);
-        idle.into_iter().for_each(|item| item.set_permit(None));
-        drop(queue);
+        self.give_back_idle();
         let settled = self.served.borrow_mut().overdue(time);
         settled.iter().for_each(|settlement| self.queue.borrow_mut().settle(settlement));
         self.dispatch_open();

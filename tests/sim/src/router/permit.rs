@@ -69,6 +69,16 @@ impl Router {
         Some(Permit { of: Some((target.clone(), probe)), since, router: Rc::downgrade(self) })
     }
 
+    /// Gives back what was kept for so long that somebody else would have used it.
+    pub(super) fn give_back_idle(&self) {
+        let idle = |item: &Item| item.message.permit.as_ref().is_some_and(Permit::is_idle);
+        let mut queue = self.queue.borrow_mut();
+        // Teams come in any order, and a seed is always to do the same.
+        let mut idle: Vec<_> = queue.iter_mut().map(|(_, item)| item).filter(|item| idle(item)).collect();
+        idle.sort_by_key(|item| item.job.sequence);
+        idle.into_iter().for_each(|item| item.set_permit(None));
+    }
+
     /// Whether one of the calls of a recovery can be made now. It may have given its permit back while it waited.
     pub(super) async fn may_probe(self: &Rc<Self>, item: &mut Item) -> bool {
         if item.message.permit.is_some() || self.availability(&item.target) == Some(Availability::Up) {
