@@ -22,7 +22,6 @@ use crate::budget::{Held, Reserving};
 use crate::gates::Seen;
 use crate::holding::Holding;
 use crate::intake::Item;
-use crate::permit::Permit;
 
 /// How long a dispatch is tried before the item goes back into the order.
 const PATIENCE: Patience = Patience(Duration::from_secs(5));
@@ -145,7 +144,9 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
             let left = if published.duplicate {
                 Left::Unserved(item.identity.clone())
             } else {
-                item.message.permit.take().map(Permit::used);
+                if let Some(permit) = item.message.permit.take() {
+                    permit.used();
+                }
                 Left::Nothing
             };
             item.message.ack().await;

@@ -16,6 +16,9 @@ use crate::Context;
 /// How long a message in hand may keep a permit. Who is not dispatched by then waits for something.
 const KEPT: Duration = Duration::from_secs(2);
 
+/// How long a router that stops tries to give one back.
+const LAST: Duration = Duration::from_secs(2);
+
 /// A permit that was not used.
 pub(crate) type Unused = (Target, Probe);
 
@@ -82,9 +85,18 @@ impl Context {
                 () = stop.cancelled() => None,
             };
             let Some((target, probe)) = next else { return };
-            self.health.give_back(&target, probe, tollgate_bus::now()).await;
+            tokio::select! {
+                () = self.health.give_back(&target, probe, tollgate_bus::now()) => {}
+                // A bucket that does not answer then keeps no process from ending.
+                () = over(&stop) => return,
+            }
         }
     }
+}
+
+async fn over(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(LAST).await;
 }
 
 #[cfg(test)]
