@@ -33,6 +33,9 @@ pub const DEAD: &str = "DEAD";
 /// Entries of a counter that are kept; its total is of all that ever were.
 const COUNTER_ENTRIES_MAX: i64 = 1_000_000;
 const CONSUMERS_MAX: i32 = 1_000;
+/// Messages of one lane in hand, over all routers. What a router holds is bounded there: what stepped aside stays in hand
+/// without a place, some thousands in each router, and no number of routers may end the delivery of a lane with that.
+const LANE_PENDING_MAX: i64 = 65_536;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the sizes of the streams depend on.
@@ -213,7 +216,7 @@ pub fn lane_consumer(subjects: &Subjects, priority: Priority, lane: u32, ack_wai
             format!("lane-{priority}-{lane}"),
             subjects.lane_filter(priority, lane),
             ack_wait,
-            4_096,
+            LANE_PENDING_MAX,
         ),
     }
 }
@@ -226,7 +229,7 @@ pub fn due_consumer(subjects: &Subjects, priority: Priority, lane: u32, ack_wait
             format!("due-{priority}-{lane}"),
             subjects.retry_due_filter(priority, lane),
             ack_wait,
-            4_096,
+            LANE_PENDING_MAX,
         ),
     }
 }

@@ -149,24 +149,35 @@ impl Waiting {
         self.queues.keys().filter_map(|set| Some((*set, self.sets.get(set)?.as_slice()))).collect()
     }
 
-    /// Takes out the next message that waits for this set of targets: the oldest of the team whose turn it is.
-    pub fn release(&mut self, set: usize) -> Option<(Entry, Team)> {
+    /// Whether a team that `may` waits for this set of targets.
+    pub fn has(&mut self, set: usize, may: impl Fn(&Team) -> bool) -> bool {
+        let Some(queues) = self.queues.get(&set) else { return false };
+        if queues.is_empty() {
+            self.forget(set);
+            return false;
+        }
+        queues.keys().any(may)
+    }
+
+    /// Takes out the next message that waits for this set of targets: the oldest of the team whose turn it is, of those
+    /// that `may`.
+    pub fn release(&mut self, set: usize, may: impl Fn(&Team) -> bool) -> Option<(Entry, Team)> {
         let queues = self.queues.get_mut(&set)?;
         loop {
             let after = self.turn.get(&set);
             let next = after
                 .and_then(|team| {
                     use std::ops::Bound::{Excluded, Unbounded};
-                    queues.range::<Team, _>((Excluded(team), Unbounded)).next()
+                    queues
+                        .range::<Team, _>((Excluded(team), Unbounded))
+                        .map(|(team, _)| team)
+                        .find(|team| may(team))
                 })
-                .or_else(|| queues.iter().next())
-                .map(|(team, _)| team.clone());
+                .or_else(|| queues.keys().find(|team| may(team)))
+                .cloned();
             let Some(team) = next else {
-                // Clients choose what is in a set: those that nobody waits for are not kept.
-                self.queues.remove(&set);
-                self.turn.remove(&set);
-                if let Some(targets) = self.sets.remove(&set) {
-                    self.numbers.remove(&targets);
+                if queues.is_empty() {
+                    self.forget(set);
                 }
                 return None;
             };
@@ -212,6 +223,15 @@ impl Waiting {
         }
     }
 
+    /// Clients choose what is in a set: those that nobody waits for are not kept.
+    fn forget(&mut self, set: usize) {
+        self.queues.remove(&set);
+        self.turn.remove(&set);
+        if let Some(targets) = self.sets.remove(&set) {
+            self.numbers.remove(&targets);
+        }
+    }
+
     fn set_of(&mut self, targets: &[Target]) -> usize {
         if let Some(set) = self.numbers.get(targets) {
             return *set;
@@ -225,6 +245,52 @@ impl Waiting {
 
     fn queue(&mut self, set: usize, team: &Team) -> &mut VecDeque<Sequence> {
         self.queues.entry(set).or_default().entry(team.clone()).or_default()
+    }
+}
+
+/// Released messages that are in hand, by what they waited for and by team. Some of them wait on, for a budget or for their
+/// turn: those of one team are never in the way of another one's.
+#[derive(Debug, Default)]
+pub struct Released(HashMap<Vec<Target>, OfSet>);
+
+/// Those of a set of targets.
+#[derive(Debug, Default)]
+struct OfSet {
+    all: usize,
+    teams: HashMap<Team, usize>,
+}
+
+/// Most of a team and a set of targets, and most of a set.
+const RELEASED_MAX: (usize, usize) = (64, 512);
+
+impl Released {
+    /// Whether a team may have another one. Every team may have one.
+    pub fn may(&self, targets: &[Target], team: &Team) -> bool {
+        let Some(of) = self.0.get(targets) else { return true };
+        let of_team = of.teams.get(team).copied().unwrap_or(0);
+        of_team == 0 || (of_team < RELEASED_MAX.0 && of.all < RELEASED_MAX.1)
+    }
+
+    /// One is in hand.
+    pub fn add(&mut self, (team, targets): &Waits) {
+        let of = self.0.entry(targets.clone()).or_default();
+        of.all += 1;
+        *of.teams.entry(team.clone()).or_default() += 1;
+    }
+
+    /// One is not any more, or is not to be counted.
+    pub fn remove(&mut self, (team, targets): &Waits) {
+        let Some(of) = self.0.get_mut(targets) else { return };
+        if let Some(count) = of.teams.get_mut(team) {
+            of.all -= 1;
+            *count -= 1;
+            if *count == 0 {
+                of.teams.remove(team);
+            }
+        }
+        if of.teams.is_empty() {
+            self.0.remove(targets);
+        }
     }
 }
 

@@ -18,13 +18,12 @@ use tollgate_bus::heartbeat::Heartbeats;
 use tollgate_bus::pull::Held;
 use tollgate_policy::answer::End;
 use tollgate_policy::claim::Stop;
-use tollgate_policy::health::{Availability, Probe};
 use tollgate_policy::hot::Hot;
 use tollgate_policy::inputs::Inputs;
 use tollgate_policy::order::{Place, Queue};
 use tollgate_policy::outputs::Outputs;
 use tollgate_policy::repeats::{self, Repeats};
-use tollgate_policy::route::Route;
+use tollgate_policy::route::{Route, still_goes};
 use tollgate_policy::served::Served;
 use tollgate_protocol::Identity;
 use tollgate_protocol::job::Job;
@@ -33,8 +32,8 @@ use tollgate_telemetry::{self as telemetry, Role};
 use crate::dispatch::{Dispatched, Left, dispatch};
 use crate::gates::{Gates, Seen};
 use crate::holding::Holding;
-use crate::index::Released;
 use crate::intake::{self, Item, NotTaken};
+use crate::permit::Permit;
 use crate::tally::Way;
 use crate::{Context, aside};
 
@@ -64,7 +63,7 @@ pub(crate) struct Incoming {
     /// What consumers deliver.
     pub(crate) messages: mpsc::Receiver<Held>,
     /// What the index releases.
-    pub(crate) released: mpsc::Receiver<Released>,
+    pub(crate) released: mpsc::Receiver<Holding>,
     /// What is taken past a flood.
     pub(crate) expressed: mpsc::Receiver<Holding>,
     /// What clients take back.
@@ -185,8 +184,8 @@ impl Desk {
                 continue;
             }
             // Its target has gone down since it was chosen.
-            if !item.is_probe && self.context.availability(&self.hot, &item.target) != Some(Availability::Up)
-            {
+            let available = self.context.availability(&self.hot, &item.target);
+            if !still_goes(available, item.is_probe, item.message.permit.is_some()) {
                 self.queue.refund(&item.place);
                 self.choose_again(item);
                 continue;
@@ -252,22 +251,14 @@ impl Desk {
     }
 
     /// A held request may go on.
-    fn released(&mut self, released: Released) {
+    fn released(&mut self, message: Holding) {
         let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
         self.tasks.spawn(async move {
-            let Released { message, probe } = released;
-            let Some((message, mut job)) = context.due(message).await else {
-                if let Some((target, stage)) = probe {
-                    context.health.give_back(&target, Probe { stage }, tollgate_bus::now()).await;
-                }
-                return;
-            };
-            let probed = probe.and_then(|(target, stage)| {
-                let index = job.targets.iter().position(|known| *known == target)?;
-                Some((index, stage))
-            });
-            let decided = if let Some((index, stage)) = probed {
-                (job.target, job.probe) = (index, Some(stage));
+            let Some((message, mut job)) = context.due(message).await else { return };
+            let permitted = message.permit.as_ref().and_then(Permit::target);
+            let probed = permitted.and_then(|target| job.targets.iter().position(|known| known == target));
+            let decided = if let Some(target) = probed {
+                job.target = target;
                 Done::Decided(Box::new((message, job)))
             } else {
                 Done::Due(Box::new((message, job)))
@@ -277,19 +268,19 @@ impl Desk {
     }
 
     /// Chooses a target for a request, now.
-    fn choose(&mut self, message: Holding, mut job: Job) {
+    fn choose(&mut self, mut message: Holding, mut job: Job) {
+        (message.permit, job.probe) = (None, None);
         match self.context.route(&self.hot, &mut job) {
             Ok(Route::To(target)) => {
-                (job.target, job.probe) = (target, None);
+                job.target = target;
                 self.order(message, &mut job);
             }
             Ok(Route::Probe(target)) => {
                 let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
                 self.tasks.spawn(async move {
                     let Some(to) = job.targets.get(target).cloned() else { return };
-                    let now = tollgate_bus::now();
-                    if let Some(probe) = context.health.grant(&to.provider, &to.model, now).await {
-                        (job.target, job.probe) = (target, Some(probe.stage));
+                    if let Some(permit) = context.permit(&to).await {
+                        (job.target, message.permit) = (target, Some(permit));
                         let _ = done.send(Done::Decided(Box::new((message, job))));
                     } else {
                         context.hold(message, &job).await;
@@ -340,7 +331,12 @@ impl Desk {
 
     fn order(&mut self, message: Holding, job: &mut Job) {
         match intake::item(&self.hot, message, job, (&self.inputs, &self.outputs)) {
-            Ok(item) => self.queue.push(item.place.clone(), Box::new(item)),
+            Ok(mut item) => {
+                if !self.gates.has_room(&item.place.gate.budgets) {
+                    item.set_permit(None);
+                }
+                self.queue.push(item.place.clone(), Box::new(item));
+            }
             Err(failed) => {
                 let (message, problem) = *failed;
                 tracing::error!(request = %job.identity, %problem, "a request cannot be ordered");
@@ -380,6 +376,9 @@ impl Desk {
             }
             Left::Item(mut item) => {
                 self.served.forget(&item.identity);
+                if !seen.is_tried_soon() {
+                    item.set_permit(None);
+                }
                 item.place.gate.budgets = match seen {
                     Seen::Turn(until) => vec![self.gates.turn(&place, &item.needs.budgets, until)],
                     Seen::Alone(until) => vec![self.gates.turn(&place, &[], until)],
@@ -427,6 +426,12 @@ impl Desk {
         let time = tollgate_bus::now();
         for (_, item) in self.queue.take_out(|item| item.deadline <= time) {
             self.expire(item);
+        }
+        // Whatever else holds them up.
+        for (_, item) in self.queue.iter_mut() {
+            if item.message.permit.as_ref().is_some_and(Permit::is_idle) {
+                item.set_permit(None);
+            }
         }
         for settlement in self.served.overdue(time) {
             self.queue.settle(&settlement);

@@ -8,6 +8,7 @@ use tollgate_bus::publish::PublishError;
 use tollgate_bus::retry::Patience;
 use tollgate_policy::answer::End;
 use tollgate_policy::budget::{WhenSpent, cheaper, exceeded, limited, too_small};
+use tollgate_policy::health::Availability;
 use tollgate_policy::hot::Hot;
 use tollgate_policy::order::Place;
 use tollgate_policy::route::{Route, route};
@@ -123,6 +124,14 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
             return done(Seen::NotTried, left);
         }
     }
+    if item.is_probe && !context.may_probe(&mut item).await {
+        let identity = item.identity.clone();
+        let left = match context.without_reservation(*item).await {
+            Some(again) => Left::Again(identity, Box::new(again)),
+            None => Left::Unserved(identity),
+        };
+        return done(Seen::NotTried, left);
+    }
     let subject = context.bus.subjects().dispatch(&place.gate.provider, place.priority);
     let published = context
         .bus
@@ -132,8 +141,14 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
         Ok(published) => {
             tollgate_bus::point("router.dispatch.stored");
             // What the stream had already: whoever brought it there hears of its usage.
-            let left =
-                if published.duplicate { Left::Unserved(item.identity.clone()) } else { Left::Nothing };
+            let left = if published.duplicate {
+                Left::Unserved(item.identity.clone())
+            } else {
+                if let Some(permit) = item.message.permit.take() {
+                    permit.used();
+                }
+                Left::Nothing
+            };
             item.message.ack().await;
             return done(Seen::Taken, left);
         }
@@ -157,16 +172,38 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
 }
 
 impl Context {
-    async fn reject_item(&self, mut item: Item, problem: Problem) -> Left {
-        let identity = item.identity.clone();
-        if let Some(held) = item.reserved.take() {
-            self.take_back(&identity, item.attempt, held).await;
+    /// Whether one of the calls of a recovery can be made now. It may have given its permit back while it waited.
+    async fn may_probe(&self, item: &mut Item) -> bool {
+        if item.message.permit.is_some()
+            || self.availability(&item.hot, &item.target) == Some(Availability::Up)
+        {
+            return true;
         }
-        match Job::decode(&item.payload) {
-            Ok(job) => self.end(item.message, &job, End::Unpaid(Status::Rejected, problem)).await,
-            Err(error) => tracing::error!(%error, "a request of our own cannot be read"),
+        let permit = self.permit(&item.target).await;
+        item.set_permit(permit);
+        item.message.permit.is_some()
+    }
+
+    async fn reject_item(&self, item: Item, problem: Problem) -> Left {
+        let identity = item.identity.clone();
+        if let Some((message, job)) = self.without_reservation(item).await {
+            self.end(message, &job, End::Unpaid(Status::Rejected, problem)).await;
         }
         Left::Unserved(identity)
+    }
+
+    /// The message and its request, with nothing reserved for it any more.
+    async fn without_reservation(&self, mut item: Item) -> Option<(Holding, Job)> {
+        if let Some(held) = item.reserved.take() {
+            self.take_back(&item.identity, item.attempt, held).await;
+        }
+        match Job::decode(&item.payload) {
+            Ok(job) => Some((item.message, job)),
+            Err(error) => {
+                tracing::error!(%error, "a request of our own cannot be read");
+                None
+            }
+        }
     }
 
     /// The request, addressed to the next of its targets that costs less.

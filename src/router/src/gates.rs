@@ -40,6 +40,13 @@ pub(crate) enum Seen {
     NotTried,
 }
 
+impl Seen {
+    /// Whether its provider's stream alone holds it up, so that it goes as soon as that takes it.
+    pub(crate) fn is_tried_soon(self) -> bool {
+        matches!(self, Self::Full | Self::Broken)
+    }
+}
+
 #[derive(Debug)]
 struct Gate {
     /// How many publishes may be in flight: grows with every success, shrinks when the subject is full, so

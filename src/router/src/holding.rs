@@ -11,6 +11,7 @@ use tollgate_bus::{Bus, HeaderView};
 use tollgate_protocol::Timestamp;
 use tollgate_protocol::record::Source;
 
+use crate::permit::Permit;
 use crate::tally::{self, Counted, Tally};
 
 /// A message in hand.
@@ -25,6 +26,8 @@ pub(crate) struct Holding {
     pub(crate) source: Source,
     /// When it was stored.
     pub(crate) stored_at: Timestamp,
+    /// The permit to call a target that is not known to be up, if it has one.
+    pub(crate) permit: Option<Permit>,
     counted: Option<Counted>,
     way: Way,
 }
@@ -42,6 +45,9 @@ enum Way {
 pub(crate) struct Ticket {
     source: Source,
     is_done: bool,
+    delay: Duration,
+    /// Whether it is told that the message steps aside.
+    hears_aside: bool,
     back: mpsc::UnboundedSender<Back>,
 }
 
@@ -52,11 +58,22 @@ pub(crate) struct Back {
     pub(crate) source: Source,
     /// Whether it is done with; else it is to be looked at again.
     pub(crate) is_done: bool,
+    /// How soon.
+    pub(crate) delay: Duration,
+    /// Whether it is still in hand after all, and has only stepped aside.
+    pub(crate) is_aside: bool,
+}
+
+impl Back {
+    /// Of a message that is not in hand any more.
+    pub(crate) fn at_once(source: Source, is_done: bool) -> Self {
+        Self { source, is_done, delay: Duration::ZERO, is_aside: false }
+    }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let back = Back { source: self.source.clone(), is_done: self.is_done };
+        let back = Back { delay: self.delay, ..Back::at_once(self.source.clone(), self.is_done) };
         // Without an index there is nobody to tell; the next one finds the message by itself.
         let _ = self.back.send(back);
     }
@@ -70,6 +87,7 @@ impl From<Held> for Holding {
             payload: std::mem::take(&mut held.payload),
             source: held.source.clone(),
             stored_at: held.stored_at,
+            permit: None,
             counted: None,
             way: Way::Pulled(Box::new(held)),
         }
@@ -79,16 +97,27 @@ impl From<Held> for Holding {
 impl Holding {
     /// A message that the index found.
     pub(crate) fn found(bus: &Bus, stored: Stored, back: mpsc::UnboundedSender<Back>) -> Self {
-        let ticket = Ticket { source: stored.source.clone(), is_done: false, back };
+        let source = stored.source.clone();
+        let ticket = Ticket { source, is_done: false, delay: Duration::ZERO, hears_aside: false, back };
         Self {
             subject: stored.subject,
             headers: Some(stored.headers),
             payload: stored.payload,
             source: stored.source,
             stored_at: stored.stored_at,
+            permit: None,
             counted: None,
             way: Way::Found(Box::new(bus.clone()), ticket),
         }
+    }
+
+    /// The same where it counts among what is released, until it steps aside.
+    pub(crate) fn released(bus: &Bus, stored: Stored, back: mpsc::UnboundedSender<Back>) -> Self {
+        let mut message = Self::found(bus, stored, back);
+        if let Way::Found(_, ticket) = &mut message.way {
+            ticket.hears_aside = true;
+        }
+        message
     }
 
     /// Counts it among what is in hand of its lane, until it is let go.
@@ -100,8 +129,13 @@ impl Holding {
     pub(crate) fn step_aside(&mut self) {
         // What is aside feeds nobody: its team may have to be looked for behind a flood.
         self.counted = None;
-        if let Way::Pulled(held) = &mut self.way {
-            held.free_place();
+        match &mut self.way {
+            Way::Pulled(held) => held.free_place(),
+            Way::Found(_, ticket) if ticket.hears_aside => {
+                let back = Back { is_aside: true, ..Back::at_once(self.source.clone(), false) };
+                let _ = ticket.back.send(back);
+            }
+            Way::Found(..) => {}
         }
     }
 
@@ -130,8 +164,7 @@ impl Holding {
     pub(crate) async fn hand_back(self, delay: Duration) {
         match self.way {
             Way::Pulled(held) => held.hand_back(delay).await,
-            // The index looks again at its own pace.
-            Way::Found(_, ticket) => drop(ticket),
+            Way::Found(_, mut ticket) => ticket.delay = delay,
         }
     }
 }

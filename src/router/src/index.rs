@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate_bus::presence::Presence;
 use tollgate_policy::claim::Stop;
-use tollgate_policy::health::{Availability, Probe};
+use tollgate_policy::health::Availability;
 use tollgate_policy::hot::Hot;
-use tollgate_policy::index::{Entry, Waits, caretaker, request_hash};
+use tollgate_policy::index::{Entry, Released, Waits, caretaker, request_hash};
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::record::Source;
 use tollgate_protocol::{Identity, Team};
@@ -39,20 +39,10 @@ const TICK: Duration = Duration::from_millis(200);
 const REVIEW: Duration = Duration::from_secs(10);
 /// Messages that are ended at a time.
 const ENDING_MAX: usize = 256;
-/// Released messages of one set of targets that are in hand at a time.
-const RELEASED_MAX: usize = 128;
 /// How long a stopping router finishes what its index has begun.
 const ENDING_WAIT: Duration = Duration::from_secs(5);
 /// How soon a message is looked at again that could not be ended.
 const AGAIN_MS: u64 = 500;
-
-/// A held request that may go on.
-pub(crate) struct Released {
-    /// Its message.
-    pub(crate) message: Holding,
-    /// The stage of recovery that it is a probe of.
-    pub(crate) probe: Option<(Target, u64)>,
-}
 
 /// A message that the index gave away.
 struct Out {
@@ -60,8 +50,10 @@ struct Out {
     entry: Entry,
     /// Of a held one.
     waits: Option<Waits>,
-    /// The set of targets that it was released for.
-    released_for: Option<usize>,
+    /// Whether it was released.
+    is_released: bool,
+    /// Whether it counts among what is released.
+    is_counted: bool,
 }
 
 /// The index of one router.
@@ -71,9 +63,11 @@ pub(crate) struct Index {
     /// By filter.
     places: HashMap<String, Place>,
     out: HashMap<Source, Out>,
-    /// How many of `out` wait for each set of targets.
-    released: HashMap<usize, usize>,
-    desk: mpsc::Sender<Released>,
+    /// How many of `out` there are of each set of targets and team.
+    released: Released,
+    /// Those of `out` that are to be looked at again later, and when.
+    resting: Vec<(Instant, Source)>,
+    desk: mpsc::Sender<Holding>,
     back: mpsc::UnboundedReceiver<Back>,
     ending: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -84,7 +78,7 @@ impl Index {
     pub(crate) fn new(
         context: Arc<Context>,
         presence: Presence,
-        desk: mpsc::Sender<Released>,
+        desk: mpsc::Sender<Holding>,
         back: mpsc::UnboundedReceiver<Back>,
     ) -> Self {
         Self {
@@ -92,7 +86,8 @@ impl Index {
             presence,
             places: HashMap::new(),
             out: HashMap::new(),
-            released: HashMap::new(),
+            released: Released::default(),
+            resting: Vec::new(),
             desk,
             back,
             ending: Arc::new(Semaphore::new(ENDING_MAX)),
@@ -152,6 +147,7 @@ impl Index {
             self.end_overdue(filter);
             self.evacuate(filter);
         }
+        self.wake();
         self.release().await;
         telemetry::set_indexed(self.places.values().map(Place::len).sum());
         telemetry::set_held(self.places.values().map(Place::held).sum());
@@ -188,7 +184,7 @@ impl Index {
             if self.out.contains_key(&source) {
                 continue;
             }
-            let out = Out { filter: filter.to_owned(), entry, waits, released_for: None };
+            let out = Out { filter: filter.to_owned(), entry, waits, is_released: false, is_counted: false };
             self.out.insert(source.clone(), out);
             let (context, kind) = (Arc::clone(&self.context), kind.clone());
             self.tasks.spawn(async move {
@@ -215,7 +211,8 @@ impl Index {
             if self.out.contains_key(&source) {
                 continue;
             }
-            let out = Out { filter: filter.to_owned(), entry, waits: None, released_for: None };
+            let (filter, waits) = (filter.to_owned(), None);
+            let out = Out { filter, entry, waits, is_released: false, is_counted: false };
             self.out.insert(source.clone(), out);
             let context = Arc::clone(&self.context);
             self.tasks.spawn(async move {
@@ -232,49 +229,47 @@ impl Index {
         let hot = self.context.hot();
         let sets: Vec<(usize, Vec<Target>)> = place.sets();
         for (set, targets) in sets {
-            while self.released.get(&set).copied().unwrap_or(0) < RELEASED_MAX {
-                let now = tollgate_bus::now();
-                let mut probe = None;
+            loop {
                 // What was read twice, since the place was read anew, is in hand already.
-                let (out, stream) = (&self.out, place.stream.clone());
+                let (out, released, stream) = (&self.out, &self.released, place.stream.clone());
                 let is_not_in_hand = |(entry, _): &(Entry, Team)| {
                     !out.contains_key(&Source { stream: stream.clone(), sequence: entry.sequence })
                 };
+                let may = |team: &Team| released.may(&targets, team);
+                // Before a permit is taken for it.
+                if !place.has(set, may) {
+                    break;
+                }
+                let mut permit = None;
+                let is_no_stranger = |team: &Team| hot.teams.contains_key(team) || !may(team);
                 let stranger =
-                    std::iter::from_fn(|| place.release_stranger(set, &hot.teams)).find(is_not_in_hand);
+                    std::iter::from_fn(|| place.release_stranger(set, is_no_stranger)).find(is_not_in_hand);
                 match best(&self.context, &hot, &targets) {
                     _ if stranger.is_some() => {}
                     Best::Up => {}
                     Best::Down => break,
                     Best::Probe(target) => {
-                        let granted = self.context.health.grant(&target.provider, &target.model, now).await;
-                        let Some(granted) = granted else { break };
-                        probe = Some((target, granted.stage));
+                        permit = self.context.permit(&target).await;
+                        if permit.is_none() {
+                            break;
+                        }
                     }
                 }
                 let next =
-                    stranger.or_else(|| std::iter::from_fn(|| place.release(set)).find(is_not_in_hand));
-                let Some((entry, team)) = next else {
-                    if let Some((target, stage)) = probe {
-                        self.context.health.give_back(&target, Probe { stage }, now).await;
-                    }
-                    break;
-                };
+                    stranger.or_else(|| std::iter::from_fn(|| place.release(set, may)).find(is_not_in_hand));
+                let Some((entry, team)) = next else { break };
                 let source = Source { stream: place.stream.clone(), sequence: entry.sequence };
-                let waits = Some((team, targets.clone()));
-                let out = Out { filter: filter.clone(), entry, waits, released_for: Some(set) };
+                let waits = (team, targets.clone());
+                self.released.add(&waits);
+                let (filter, waits) = (filter.clone(), Some(waits));
+                let out = Out { filter, entry, waits, is_released: true, is_counted: true };
                 self.out.insert(source.clone(), out);
-                *self.released.entry(set).or_default() += 1;
                 let (context, desk) = (Arc::clone(&self.context), self.desk.clone());
                 self.tasks.spawn(async move {
-                    let Some(message) = context.find(source).await else {
-                        if let Some((target, stage)) = probe {
-                            context.health.give_back(&target, Probe { stage }, tollgate_bus::now()).await;
-                        }
-                        return;
-                    };
+                    let Some(mut message) = context.find(source).await else { return };
+                    message.permit = permit;
                     // The desk outlives its index; if it does not, the message is found again.
-                    let _ = desk.send(Released { message, probe }).await;
+                    let _ = desk.send(message).await;
                 });
             }
         }
@@ -282,20 +277,38 @@ impl Index {
 
     /// A message that was given away is done with, or is to be looked at again.
     fn take_back(&mut self, back: Back) {
-        let Some(out) = self.out.remove(&back.source) else { return };
-        if let Some(set) = out.released_for
-            && let Some(count) = self.released.get_mut(&set)
-        {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.released.remove(&set);
+        let Some(out) = self.out.get_mut(&back.source) else { return };
+        if back.is_aside {
+            let waits = out.waits.as_ref().filter(|_| out.is_counted);
+            waits.into_iter().for_each(|waits| self.released.remove(waits));
+            out.is_counted = false;
+        } else if out.is_released && !back.is_done && !back.delay.is_zero() {
+            // Until then it counts: of what comes back again and again, only so much does in that time.
+            self.resting.push((Instant::now() + back.delay, back.source));
+        } else if let Some((place, out)) = self.put_away(&back.source).filter(|_| !back.is_done) {
+            match (&out.waits, out.is_released) {
+                (Some(waits), true) => place.put_back(out.entry, waits),
+                (waits, _) => place.look_again(out.entry, waits.as_ref(), tollgate_bus::now(), AGAIN_MS),
             }
         }
-        let Some(place) = self.places.get_mut(&out.filter).filter(|_| !back.is_done) else { return };
-        match (&out.waits, out.released_for) {
-            (Some(waits), Some(_)) => place.put_back(out.entry, waits),
-            (waits, _) => place.look_again(out.entry, waits.as_ref(), tollgate_bus::now(), AGAIN_MS),
+    }
+
+    /// Puts back what has rested.
+    fn wake(&mut self) {
+        let now = Instant::now();
+        for (_, source) in self.resting.extract_if(.., |(until, _)| *until <= now).collect::<Vec<_>>() {
+            if let Some((place, Out { entry, waits: Some(waits), .. })) = self.put_away(&source) {
+                place.put_last(entry, &waits);
+            }
         }
+    }
+
+    /// A message is not in hand any more: where it is from, and what is known of it.
+    fn put_away(&mut self, source: &Source) -> Option<(&mut Place, Out)> {
+        let out = self.out.remove(source)?;
+        let waits = out.waits.as_ref().filter(|_| out.is_counted);
+        waits.into_iter().for_each(|waits| self.released.remove(waits));
+        Some((self.places.get_mut(&out.filter)?, out))
     }
 
     /// Ends a request that its client took back, if it is here.
@@ -352,9 +365,9 @@ fn best(context: &Context, hot: &Hot, targets: &[Target]) -> Best {
 impl Context {
     /// A message that the index knows, if it is still there.
     pub(crate) async fn find(&self, source: Source) -> Option<Holding> {
-        let gone = |is_done| drop(self.back.send(Back { source: source.clone(), is_done }));
+        let gone = |is_done| drop(self.back.send(Back::at_once(source.clone(), is_done)));
         match self.bus.stored(&source.stream, source.sequence).await {
-            Ok(Some(stored)) => Some(Holding::found(&self.bus, stored, self.back.clone())),
+            Ok(Some(stored)) => Some(Holding::released(&self.bus, stored, self.back.clone())),
             Ok(None) => {
                 gone(true);
                 None

@@ -17,6 +17,7 @@ use tollgate_protocol::{ErrorCode, Identity, Problem, Timestamp};
 use crate::Context;
 use crate::budget::Held;
 use crate::holding::Holding;
+use crate::permit::Permit;
 
 /// Why a message of a lane is not a request to be ordered.
 pub(crate) enum NotTaken {
@@ -38,7 +39,8 @@ pub(crate) struct Item {
     pub(crate) hot: Arc<Hot>,
     /// Where it goes.
     pub(crate) target: Target,
-    /// Whether it is one of the calls that show whether its target is up again.
+    /// Whether it is one of the calls that show whether its target is up again. Its message has the permit, or it takes one
+    /// when it goes.
     pub(crate) is_probe: bool,
     /// Its place in the order.
     pub(crate) place: Place,
@@ -78,6 +80,19 @@ impl Item {
     /// Whether it is rejected when this has no room for it now.
     pub(crate) fn is_rejected_by(&self, limit: &Budget) -> bool {
         rejects(limit, self.rejects_on_limit)
+    }
+
+    /// Takes the permit that it goes with, or gives it back while it waits: its payload says which one it has.
+    pub(crate) fn set_permit(&mut self, permit: Option<Permit>) {
+        if permit.is_none() && self.message.permit.is_none() {
+            return;
+        }
+        let probe = permit.as_ref().and_then(Permit::stage);
+        self.message.permit = permit;
+        match Job::decode(&self.payload).and_then(|job| Job { probe, ..job }.encode()) {
+            Ok(payload) => self.payload = payload,
+            Err(error) => tracing::error!(%error, "a request of our own cannot be read"),
+        }
     }
 
     /// The budgets and limits at whose gates it waits with others.
@@ -191,6 +206,7 @@ pub(crate) fn item(
         return Err(internal(message, "the request has no target".to_owned()));
     };
     let needs = hot.budgets.needs(job, &hot.catalog.prices, inputs);
+    job.probe = message.permit.as_ref().and_then(Permit::stage);
     job.reserved.clone_from(&needs.covers);
     job.reserved_prices.clone_from(&needs.prices);
     let payload = match job.encode() {

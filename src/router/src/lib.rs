@@ -18,6 +18,7 @@ mod holding;
 mod index;
 mod intake;
 mod measure;
+mod permit;
 mod route;
 mod stop;
 mod tally;
@@ -43,6 +44,7 @@ use tollgate_protocol::{Identity, Priority, Timestamp};
 
 use budget::Spending;
 use holding::Back;
+use permit::Unused;
 use tally::Tally;
 use turn::Spare;
 
@@ -101,6 +103,8 @@ struct Context {
     started_at: Timestamp,
     /// Where the index hears of what it gave away.
     back: mpsc::UnboundedSender<Back>,
+    /// Where permits go that were not used.
+    unused: mpsc::UnboundedSender<Unused>,
     /// What is in hand.
     tally: Tally,
     /// What is spent.
@@ -128,12 +132,14 @@ pub async fn run(
     let health = Health::new(&bus);
     // Not bounded by itself, but by what produces it: one entry per message that the index gave away.
     let (back, backs) = mpsc::unbounded_channel();
+    let (unused, unuseds) = mpsc::unbounded_channel();
     let context = Arc::new(Context {
         bus: bus.clone(),
         settings,
         health: health.clone(),
         started_at: tollgate_bus::now(),
         back,
+        unused,
         tally: Tally::default(),
         spending: Spending::default(),
         spare: Spare::default(),
@@ -157,6 +163,10 @@ pub async fn run(
     beats.spawn({
         let (heartbeats, client, drained) = (heartbeats.clone(), bus.client().clone(), drained.clone());
         async move { heartbeats.run(client, ack_wait, drained).await }
+    });
+    beats.spawn({
+        let (context, drained) = (Arc::clone(&context), drained.clone());
+        async move { context.give_back(unuseds, drained).await }
     });
     // Lanes and due lanes share a channel; their own places keep one lane from filling it.
     let (sender, messages) = mpsc::channel(256);

@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use tollgate_bus::blob::INLINE_BYTES_MAX;
 use tollgate_policy::claim::Stop;
+use tollgate_policy::route::awaits_known;
 use tollgate_protocol::job::Job;
 use tollgate_telemetry as telemetry;
 
 use crate::Context;
 use crate::holding::Holding;
+
+/// How soon a held request is looked at again that waits for nothing that is configured.
+const HELD_AGAIN: Duration = Duration::from_secs(1);
 
 impl Context {
     /// No target is up: it waits until one is.
@@ -22,7 +26,10 @@ impl Context {
         if self.bus.subjects().parse_retry_hold(&message.subject).is_some()
             && Job::decode(&message.payload).is_ok_and(|stored| stored.targets == job.targets)
         {
-            return message.hand_back(Duration::ZERO).await;
+            let hot = self.hot();
+            let is_released_right = awaits_known(job, |target| hot.catalog.prices.contains_key(target));
+            let again = if is_released_right { Duration::ZERO } else { HELD_AGAIN };
+            return message.hand_back(again).await;
         }
         match self.bus.hold(job, &message.source).await {
             Ok(()) => {

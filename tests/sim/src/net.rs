@@ -14,6 +14,7 @@ use tollgate_protocol::{Identity, Sequence, Timestamp, record};
 use crate::exec::{First, Pid, first, never};
 use crate::plan::{ACK_WAIT, MS, SECOND, TRY_TIMEOUT};
 use crate::roles::{Kind, boot};
+use crate::router::Permit;
 use crate::world::{Answer, Body, World, timestamp};
 
 /// For writes whose sender can come again.
@@ -361,6 +362,7 @@ impl Process {
                     stored_at: timestamp(message.stored_at),
                     body: message.payload,
                     way: Way::Pulled(consumer),
+                    permit: None,
                 });
             }
         }
@@ -389,8 +391,8 @@ fn sequence_of(last: &Last) -> Sequence {
 pub enum Way {
     /// A consumer delivered it.
     Pulled(&'static str),
-    /// The index found it, and hears what became of it.
-    Found(Box<dyn FnOnce(bool)>),
+    /// The index found it, and hears what became of it: done with, or how soon it is to be looked at again.
+    Found(Box<dyn FnOnce(Option<Micros>)>),
     /// It was let go.
     Gone,
 }
@@ -408,11 +410,18 @@ pub struct Held {
     pub body: Body,
     /// How it came.
     pub way: Way,
+    /// The permit of a router that it goes with.
+    pub permit: Option<Permit>,
 }
 
 impl Held {
     /// A message that the index found.
-    pub fn found(process: &Proc, stream: &str, stored: Stored<Body>, back: Box<dyn FnOnce(bool)>) -> Self {
+    pub fn found(
+        process: &Proc,
+        stream: &str,
+        stored: Stored<Body>,
+        back: Box<dyn FnOnce(Option<Micros>)>,
+    ) -> Self {
         Self {
             process: Rc::clone(process),
             source: Source { stream: stream.to_owned(), sequence: stored.sequence },
@@ -420,6 +429,7 @@ impl Held {
             subject: stored.subject,
             body: stored.payload,
             way: Way::Found(back),
+            permit: None,
         }
     }
 
@@ -450,7 +460,7 @@ impl Held {
             Way::Found(back) => {
                 let removed =
                     self.process.io(move |world| world.server.borrow_mut().delete(&stream, sequence)).await;
-                back(removed.is_some());
+                back(if removed.is_some() { None } else { Some(0) });
             }
             Way::Gone => {}
         }
@@ -467,7 +477,7 @@ impl Held {
                 let there = Rc::clone(world);
                 world.exec.after(delay, move || there.poke_stream(&stream));
             }),
-            Way::Found(back) => back(false),
+            Way::Found(back) => back(Some(delay)),
             Way::Gone => {}
         }
     }
@@ -481,7 +491,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Way::Found(back) = self.release() {
-            back(false);
+            back(Some(0));
         }
     }
 }

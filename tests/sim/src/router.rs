@@ -3,6 +3,7 @@
 mod dispatch;
 mod gates;
 mod index;
+mod permit;
 mod reserve;
 mod stop;
 mod turn;
@@ -16,11 +17,11 @@ use tollgate_policy::answer::{self, End};
 use tollgate_policy::budget::{Need, Needs};
 use tollgate_policy::claim::Stop;
 use tollgate_policy::estimate;
-use tollgate_policy::health::{Availability, Probe};
+use tollgate_policy::health::Availability;
 use tollgate_policy::inputs::{Inputs, text_alone};
 use tollgate_policy::order::{Gate, Place, Queue};
 use tollgate_policy::outputs::Outputs;
-use tollgate_policy::route::{Route, route};
+use tollgate_policy::route::{Route, route, still_goes};
 use tollgate_policy::served::Served;
 use tollgate_protocol::job::{Job, Target, Typed};
 use tollgate_protocol::request::Endpoint;
@@ -38,6 +39,7 @@ use gates::Gates;
 use index::Index;
 use reserve::Reserved;
 
+pub use permit::Permit;
 pub(crate) use reserve::add;
 
 /// How long a worker is left to end a call at its deadline by itself, in milliseconds.
@@ -48,6 +50,8 @@ struct Item {
     message: Held,
     job: Job,
     target: Target,
+    /// Its message has the permit for that, or it takes one when it goes.
+    is_probe: bool,
     place: Place,
     message_id: String,
     needs: Needs,
@@ -223,17 +227,18 @@ impl Router {
     }
 
     /// Chooses a target for a request, now.
-    fn choose(self: &Rc<Self>, message: Held, mut job: Job) {
+    fn choose(self: &Rc<Self>, mut message: Held, mut job: Job) {
+        (message.permit, job.probe) = (None, None);
         let router = Rc::clone(self);
         match route(&job, |target| self.availability(target)) {
             Route::To(target) => {
-                (job.target, job.probe) = (target, None);
+                job.target = target;
                 self.order(message, job);
             }
             Route::Probe(target) => self.process.spawn(async move {
                 let Some(to) = job.targets.get(target).cloned() else { return };
-                if let Some(probe) = router.health.grant(&to).await {
-                    (job.target, job.probe) = (target, Some(probe.stage));
+                if let Some(permit) = router.permit(&to).await {
+                    (job.target, message.permit) = (target, Some(permit));
                     router.order(message, job);
                     router.dispatch_open();
                 } else {
@@ -248,6 +253,7 @@ impl Router {
         let plan = &self.process.world.plan;
         let Some(target) = job.current_target().cloned() else { return };
         let needs = plan.budgets.needs(&job, &plan.prices, &self.inputs.borrow());
+        job.probe = message.permit.as_ref().and_then(Permit::stage);
         job.reserved.clone_from(&needs.covers);
         let expected =
             self.outputs.borrow().expected(&job.identity.team, &job.requested_model, job.output_tokens_max);
@@ -262,11 +268,12 @@ impl Router {
             tokens,
         };
         self.in_hand.set(self.in_hand.get() + 1);
-        let item = Item {
+        let mut item = Item {
             message_id: format!("{}/{}", job.identity, message.source),
             attempt: job.history.last().map_or(1, |attempt| attempt.number.saturating_add(1)),
             place: place.clone(),
             target,
+            is_probe: job.probe.is_some(),
             needs,
             amounts: Vec::new(),
             waits: 0,
@@ -275,6 +282,9 @@ impl Router {
             message,
             job,
         };
+        if !self.gates.borrow().has_room(&place.gate.budgets) {
+            item.set_permit(None);
+        }
         self.queue.borrow_mut().push(place, Box::new(item));
     }
 
@@ -299,7 +309,7 @@ impl Router {
                 self.expire(item);
                 continue;
             }
-            if item.job.probe.is_none() && self.availability(&item.target) != Some(Availability::Up) {
+            if !still_goes(self.availability(&item.target), item.is_probe, item.message.permit.is_some()) {
                 self.queue.borrow_mut().refund(&item.place);
                 self.choose_again(item);
                 continue;
@@ -356,6 +366,9 @@ impl Router {
             Left::Nothing => self.left_queue(),
             Left::Item(mut item) => {
                 self.served.borrow_mut().forget(&item.job.identity);
+                if !seen.is_tried_soon() {
+                    item.set_permit(None);
+                }
                 let (needs, is_reserved) = (&item.needs.budgets, item.reserved.is_some());
                 item.place.gate.budgets = self.gates.borrow_mut().behind(&place, seen, needs, is_reserved);
                 self.queue.borrow_mut().put_back(item.place.clone(), item);
@@ -432,6 +445,7 @@ impl Router {
         // Teams come in any order, and a seed is always to do the same.
         overdue.sort_by_key(|(_, item)| item.job.sequence);
         overdue.into_iter().for_each(|(_, item)| self.expire(item));
+        self.give_back_idle();
         let settled = self.served.borrow_mut().overdue(time);
         settled.iter().for_each(|settlement| self.queue.borrow_mut().settle(settlement));
         self.dispatch_open();
@@ -473,9 +487,6 @@ pub fn heard(world: &Rc<World>, event: &Rc<UsageEvent>) {
         });
     }
 }
-
-/// A probe that a released message carries.
-type Permit = Option<(Target, Probe)>;
 
 /// How long in simulated time.
 fn micros_of(ms: u64) -> Micros {

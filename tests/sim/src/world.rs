@@ -336,9 +336,9 @@ fn server(plan: &Plan) -> Server<Body> {
         ack_pending_max,
     };
     for priority in ["high", "normal", "low"] {
-        server.add_consumer("LLM_REQ", consumer(priority, &format!("llm.lane.{priority}.>"), 4_096));
+        server.add_consumer("LLM_REQ", consumer(priority, &format!("llm.lane.{priority}.>"), 65_536));
     }
-    server.add_consumer("LLM_RETRY", consumer("due", "llm.retry.due.>", 4_096));
+    server.add_consumer("LLM_RETRY", consumer("due", "llm.retry.due.>", 65_536));
     server.add_consumer("LLM_CANCEL", consumer("routers", "llm.cancel.>", 1_024));
     server.add_consumer("LLM_RECORD", consumer("unpaid", "llm.res.>", 4_096));
     for provider in &plan.providers {

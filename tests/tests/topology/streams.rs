@@ -4,6 +4,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, Stor
 use futures_util::TryStreamExt;
 use tollgate_tests::process::Process;
 use tollgate_tests::roles::Role;
+use tollgate_tests::wait::eventually;
 
 use crate::stage::{PATIENCE, Stage, config};
 
@@ -99,13 +100,23 @@ async fn every_stream_has_its_settings_and_a_second_start_changes_nothing() {
     assert_eq!(lanes.len(), 48, "one for each priority and lane");
     for lane in &lanes {
         assert_eq!(lane.config.max_deliver, -1, "{}", lane.name);
-        assert!(lane.config.durable_name.is_some() && lane.config.max_ack_pending > 0, "{}", lane.name);
+        assert!(lane.config.durable_name.is_some() && lane.config.max_ack_pending == 65_536, "{}", lane.name);
     }
 
+    // As an older version left it.
+    let mut older = lanes[0].config.clone();
+    older.max_ack_pending = 4_096;
+    stage.client.jetstream().create_consumer_on_stream(older, "LLM_REQ").await.unwrap();
     for role in [Role::Worker, Role::Router] {
         stage.start(role).await;
     }
     stage.running[0].restart().await;
+    eventually(PATIENCE, "all lanes to be as they must be", async || {
+        let lanes = stage.client.consumers("LLM_REQ").await;
+        let most: Vec<_> = lanes.iter().map(|lane| lane.config.max_ack_pending).collect();
+        if most.iter().all(|most| *most == 65_536) { Ok(()) } else { Err(most) }
+    })
+    .await;
     for (name, before) in names.iter().zip(before) {
         assert_eq!(stream(&stage, name).await, before, "{name} was changed by a start");
     }

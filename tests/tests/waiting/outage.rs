@@ -166,6 +166,55 @@ async fn a_few_requests_that_always_fail_do_not_keep_a_provider_down() {
     tokio::time::timeout(PATIENCE, good).await.expect("400 good requests are answered");
 }
 
+/// Who waits for a budget, or is rejected because of it, makes no call that shows whether a target is up. Who waits for its turn does,
+/// when that comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_budget_left_does_not_keep_a_provider_down() {
+    const ALL: [&str; 4] = ["red", "green", "blue", "paced"];
+    const PACED: &str = "[[limits]]\nscope = { team = \"paced\" }\nrequests_per_minute = 600\n";
+    let mut stage = Stage::with(&[Role::Ledger, Role::Worker, Role::Router], |provider| {
+        let config = config(provider, 16, &ALL);
+        let config = config.team_budget("red", 1, "total", "hold").raw(PACED);
+        config.team_budget("green", 1, "total", "reject")
+    })
+    .await;
+    let request = |team: &str, n: usize| {
+        let identity = Identity::new(team, "spent", &format!("{team}-{n}"));
+        Request::chat(&identity, "small", &format!("{team}-{n}"))
+    };
+    for team in ["red", "green"] {
+        let first = request(team, 0);
+        stage.client.publish_all(std::slice::from_ref(&first)).await;
+        let response = stage.client.await_response(&first.identity, PATIENCE).await.value();
+        assert_eq!(response["status"], "succeeded", "{response}");
+    }
+    stage.provider.stop().await;
+    let requests = ALL.map(|team| (1..=30).map(|n| request(team, n)).collect::<Vec<_>>());
+    stage.client.publish_all(&requests.concat()).await;
+    eventually(PATIENCE, "the requests to be held", async || {
+        let held = held(&stage.client).await;
+        if held >= 110 { Ok(()) } else { Err(held) }
+    })
+    .await;
+    stage.provider.restart().await;
+    for request in requests[2].iter().chain(&requests[3]) {
+        let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+        assert_eq!(response["status"], "succeeded", "{response}");
+    }
+    for request in &requests[1] {
+        let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+        assert_eq!(response["error"]["code"], "budget_exceeded", "{response}");
+    }
+    let calls = stage.provider.calls();
+    let times: Vec<_> =
+        calls.iter().filter(|call| !call.key.ends_with("-0")).map(|call| call.arrived_at).collect();
+    let (first, last) = (times.iter().min().unwrap(), times.iter().max().unwrap());
+    // A stage whose permits are lost takes half a minute.
+    let took = last.duration_since(*first).unwrap();
+    assert!(took < Duration::from_secs(25), "the recovery took {took:?}");
+    assert_eq!(calls.iter().filter(|call| call.key.starts_with("red")).count(), 1);
+}
+
 /// What was dispatched before the outage, or is delivered to a worker during it, waits as well: a worker keeps no place
 /// for it.
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tollgate_health::Ended;
@@ -68,8 +69,14 @@ impl Observed {
         self.quotas().get_mut(key).map_or(Ok(()), |quota| quota.begin(now))
     }
 
-    /// Waits until a call may begin by what the provider said is left, in the order in which it is asked for.
-    async fn wait_for_quota(&self) {
+    /// Waits until a call may begin by what the provider said is left, in the order in which it is asked for. With a `most`
+    /// it begins after that in any case.
+    async fn wait_for_quota(&self, most: Option<Duration>) {
+        let Some(most) = most else { return self.wait_for_distance().await };
+        let _ = tokio::time::timeout(most, self.wait_for_distance()).await;
+    }
+
+    async fn wait_for_distance(&self) {
         let _first = self.queue.lock().await;
         let mut heard = self.heard.subscribe();
         loop {
@@ -123,9 +130,9 @@ impl Shop {
         self.observed.heard.send_replace(());
     }
 
-    /// Waits until a call may begin by what the provider said is left.
-    pub(super) async fn wait_for_quota(&self) {
-        self.observed.wait_for_quota().await;
+    /// Waits until a call may begin by what the provider said is left, or for so long.
+    pub(super) async fn wait_for_quota(&self, most: Option<Duration>) {
+        self.observed.wait_for_quota(most).await;
     }
 
     /// Whether the provider's retry budget has one left; takes it.
@@ -210,7 +217,6 @@ impl Work<'_> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use super::*;
 
@@ -232,7 +238,7 @@ mod tests {
         let mut waiting = tokio::task::JoinSet::new();
         for _ in 0..8 {
             let observed = Arc::clone(&observed);
-            waiting.spawn(async move { observed.wait_for_quota().await });
+            waiting.spawn(async move { observed.wait_for_quota(None).await });
         }
         let (soon, in_time) = (Duration::from_millis(100), Duration::from_secs(20));
         assert!(tokio::time::timeout(soon, waiting.join_next()).await.is_err(), "nothing is left");
@@ -243,5 +249,20 @@ mod tests {
         assert!(tokio::time::timeout(soon, waiting.join_next()).await.is_err(), "two were left");
         note(500);
         tokio::time::timeout(in_time, waiting.join_all()).await.unwrap();
+    }
+
+    /// What was said before an outage may be for longer than a stage of recovery lives, and only an answer says more.
+    #[tokio::test]
+    async fn a_probe_does_not_wait_out_what_was_said_before() {
+        let observed = Observed::new(1);
+        observed.quotas()[0].note(&left(0), 1, tollgate_bus::now(), 300_000, 8);
+        let in_time = Duration::from_secs(20);
+        let probe = observed.wait_for_quota(Some(Duration::from_millis(1)));
+        tokio::time::timeout(in_time, probe).await.unwrap();
+        let others = observed.wait_for_quota(None);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(20), others).await.is_err(),
+            "they keep the distance"
+        );
     }
 }

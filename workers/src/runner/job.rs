@@ -303,7 +303,7 @@ impl Work<'_> {
 
     /// Whether the target may be called now: it is up, or this is one of the calls that are to show whether it is; and a
     /// key for it is usable.
-    async fn may_call(&self, target: &Target) -> bool {
+    pub(super) async fn may_call(&self, target: &Target) -> bool {
         let now = tollgate_bus::now();
         if let Err(until) = self.shop.key_now(now) {
             // Everybody has to know, or it would be sent here again at once.

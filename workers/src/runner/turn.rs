@@ -20,17 +20,40 @@ const PATIENCE: Patience = Patience(Duration::from_secs(5));
 /// How soon a limit that does not answer is asked again.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// How long a call keeps its permit while it waits, if it is one of those that show whether their target is up.
+const PROBE_WAIT: Duration = Duration::from_secs(2);
+
 /// Limits of a call by name, each with its requests per minute.
 type Limits = Vec<(String, NonZeroU32)>;
 
 impl Work<'_> {
     /// Waits for the turn of a call under all limits of its account. `false`: the worker stops, or the deadline has come.
-    pub(super) async fn wait_for_turn(&self, target: &Target) -> bool {
+    pub(super) async fn wait_for_turn(&mut self, target: &Target) -> bool {
         // What the provider said is left is this process's own to share out. First, because a number does not keep.
+        // What it said before an outage may be for longer than a stage of recovery lives, and only an answer says more.
+        let most = self.permit.map(|_| PROBE_WAIT);
         tokio::select! {
             () = self.cut() => return false,
-            () = self.shop.wait_for_quota() => {}
+            () = self.shop.wait_for_quota(most) => {}
         }
+        let Some(permit) = self.permit else { return self.wait_for_limits(target).await };
+        let health = &self.context.health;
+        // Others make better use of it meanwhile: there may be one again when its turn comes.
+        let give_back = async { health.give_back(target, permit, tollgate_bus::now()).await };
+        let (is_turn, is_kept) = wait_with(PROBE_WAIT, self.wait_for_limits(target), give_back).await;
+        if !is_kept {
+            let now = tollgate_bus::now();
+            self.permit = match is_turn {
+                true => health.grant(&target.provider, &target.model, now).await,
+                false => None,
+            };
+        }
+        // It is looked at again before it is called.
+        is_turn && self.may_call(target).await
+    }
+
+    /// Waits for numbers of all limits.
+    async fn wait_for_limits(&self, target: &Target) -> bool {
         let mut hot = self.context.settings.hot.clone();
         loop {
             let limits = self.limits(target, &hot.borrow_and_update());
@@ -123,10 +146,44 @@ impl Work<'_> {
     }
 }
 
+/// Waits for a turn, and gives something back that is not kept for longer than `most`. Says whether the turn has come, and
+/// whether that was kept.
+async fn wait_with(
+    most: Duration,
+    turn: impl Future<Output = bool>,
+    give_back: impl Future<Output = ()>,
+) -> (bool, bool) {
+    tokio::pin!(turn);
+    tokio::select! {
+        biased;
+        is_turn = &mut turn => (is_turn, true),
+        () = tokio::time::sleep(most) => {
+            give_back.await;
+            (turn.await, false)
+        }
+    }
+}
+
 async fn sleep_until(at: Timestamp) {
     tokio::time::sleep((at - tollgate_bus::now()).to_std().unwrap_or_default()).await;
 }
 
 fn per_minute(limit: &Budget) -> NonZeroU32 {
     u32::try_from(limit.limit).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_long_gives_back_what_it_does_not_use() {
+        let (sender, given) = tokio::sync::oneshot::channel();
+        // Its turn does not come before that is given back.
+        let turn = async { given.await.is_ok() };
+        let give_back = async { sender.send(()).unwrap() };
+        assert_eq!(wait_with(Duration::from_millis(1), turn, give_back).await, (true, false));
+        let never = async { panic!("it is used at once") };
+        assert_eq!(wait_with(Duration::ZERO, async { true }, never).await, (true, true));
+    }
 }

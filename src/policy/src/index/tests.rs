@@ -47,7 +47,7 @@ fn teams_take_turns_whatever_was_there_first() {
     waiting.remove(2);
     let (set, _) = waiting.sets()[0];
     let order: Vec<_> =
-        std::iter::from_fn(|| waiting.release(set)).map(|(entry, _)| entry.sequence).collect();
+        std::iter::from_fn(|| waiting.release(set, |_| true)).map(|(entry, _)| entry.sequence).collect();
     assert_eq!(order, [1, 9, 3, 4]);
     assert!(waiting.sets().is_empty() && waiting.shelf().is_empty());
 }
@@ -61,16 +61,16 @@ fn who_is_put_back_is_next_and_sets_are_apart() {
     waiting.insert(entry(3, 50), &a, &[target("m"), target("n")]);
     waiting.insert(entry(1, 50), &a, &[target("m")]);
     assert_eq!(waiting.sets().len(), 2);
-    let (first, owner) = waiting.release(0).unwrap();
+    let (first, owner) = waiting.release(0, |_| true).unwrap();
     assert_eq!(first.sequence, 1);
     waiting.put_back(first, &owner, &[target("m")]);
-    assert_eq!(waiting.release(0).unwrap().0.sequence, 1);
-    assert_eq!(waiting.release(0).unwrap().0.sequence, 2);
-    assert!(waiting.release(0).is_none(), "the same message twice is one message");
+    assert_eq!(waiting.release(0, |_| true).unwrap().0.sequence, 1);
+    assert_eq!(waiting.release(0, |_| true).unwrap().0.sequence, 2);
+    assert!(waiting.release(0, |_| true).is_none(), "the same message twice is one message");
     let (set, targets) = waiting.sets()[0];
     assert_eq!(targets, [target("m"), target("n")]);
-    assert_eq!(waiting.release(set).unwrap().0.sequence, 3);
-    assert!(waiting.release(set).is_none());
+    assert_eq!(waiting.release(set, |_| true).unwrap().0.sequence, 3);
+    assert!(waiting.release(set, |_| true).is_none());
     assert!(waiting.sets.is_empty() && waiting.numbers.is_empty(), "what nobody waits for is not kept");
 }
 
@@ -87,9 +87,56 @@ fn who_is_not_there_any_more_waits_for_nothing() {
         .map(|(entry, of)| (entry.sequence, of))
         .collect();
     assert_eq!(strangers, [(2, gone.clone()), (5, gone)]);
-    assert_eq!(waiting.release(0).unwrap().0.sequence, 1);
-    assert_eq!(waiting.release(0).unwrap().0.sequence, 4);
+    assert_eq!(waiting.release(0, |_| true).unwrap().0.sequence, 1);
+    assert_eq!(waiting.release(0, |_| true).unwrap().0.sequence, 4);
     assert!(waiting.release_stranger(7, is_known).is_none());
+}
+
+#[test]
+fn a_team_that_waits_on_holds_up_no_other() {
+    let mut waiting = Waiting::default();
+    let (a, b, targets) = (team("a"), team("b"), vec![target("m")]);
+    (1..=5_000).for_each(|sequence| waiting.insert(entry(sequence, 50), &a, &targets));
+    (5_001..=6_000).for_each(|sequence| waiting.insert(entry(sequence, 50), &b, &targets));
+    let mut released = Released::default();
+    let mut served = 0;
+    // What is released of a never comes back, what is of b goes at once.
+    loop {
+        let may = |of: &Team| released.may(&targets, of);
+        if !waiting.has(0, may) {
+            break;
+        }
+        let (_, of) = waiting.release(0, may).unwrap();
+        if of == b {
+            served += 1;
+        } else {
+            released.add(&(of, targets.clone()));
+        }
+    }
+    assert_eq!((served, released.0[&targets].teams[&a]), (1_000, RELEASED_MAX.0));
+    assert_eq!(waiting.sets().len(), 1, "those of a wait on");
+    released.remove(&(a.clone(), targets.clone()));
+    assert!(waiting.has(0, |of| released.may(&targets, of)));
+    assert_eq!(waiting.release(0, |of| released.may(&targets, of)).unwrap().1, a);
+}
+
+#[test]
+fn all_that_is_released_is_bounded_and_every_team_may_have_one() {
+    let (mut released, targets) = (Released::default(), vec![target("m")]);
+    let teams: Vec<_> = (0..100).map(|n| team(&format!("t{n}"))).collect();
+    for of in teams.iter().cycle().take(100 * 100) {
+        if released.may(&targets, of) {
+            released.add(&(of.clone(), targets.clone()));
+        }
+    }
+    let all = |released: &Released| released.0[&targets].all;
+    assert_eq!(all(&released), RELEASED_MAX.1);
+    assert!(released.may(&targets, &team("new")) && !released.may(&targets, &teams[0]));
+    assert!(released.may(&[target("n")], &teams[0]), "another set");
+    for _ in 0..100 {
+        teams.iter().for_each(|of| released.remove(&(of.clone(), targets.clone())));
+    }
+    assert!(released.0.is_empty(), "nothing is kept of what is over");
 }
 
 #[test]

@@ -6,7 +6,6 @@ use chrono::TimeDelta;
 use tokio::time::Instant;
 use tollgate_bus::scan::Stored;
 use tollgate_bus::topology;
-use tollgate_policy::catalog::Teams;
 use tollgate_policy::index::{Entry, Shelf, Waiting, Waits, request_hash};
 use tollgate_policy::route::awaited;
 use tollgate_protocol::job::{Job, Target};
@@ -215,22 +214,38 @@ impl Place {
         }
     }
 
+    /// The same behind all others of its team.
+    pub(super) fn put_last(&mut self, entry: Entry, (team, targets): &Waits) {
+        if let Known::Held(waiting) = &mut self.known {
+            waiting.insert(entry, team, targets);
+        }
+    }
+
     /// The sets of targets that something here waits for.
     pub(super) fn sets(&self) -> Vec<(usize, Vec<Target>)> {
         let Known::Held(waiting) = &self.known else { return Vec::new() };
         waiting.sets().into_iter().map(|(set, targets)| (set, targets.to_vec())).collect()
     }
 
-    /// Takes out the next message that waits for a set of targets.
-    pub(super) fn release(&mut self, set: usize) -> Option<(Entry, Team)> {
+    /// Whether a team that `may` waits for a set of targets.
+    pub(super) fn has(&mut self, set: usize, may: impl Fn(&Team) -> bool) -> bool {
+        if let Known::Held(waiting) = &mut self.known { waiting.has(set, may) } else { false }
+    }
+
+    /// Takes out the next message that waits for a set of targets, of a team that `may`.
+    pub(super) fn release(&mut self, set: usize, may: impl Fn(&Team) -> bool) -> Option<(Entry, Team)> {
         let Known::Held(waiting) = &mut self.known else { return None };
-        waiting.release(set)
+        waiting.release(set, may)
     }
 
     /// The same of teams that are not there any more: these wait for nothing.
-    pub(super) fn release_stranger(&mut self, set: usize, teams: &Teams) -> Option<(Entry, Team)> {
+    pub(super) fn release_stranger(
+        &mut self,
+        set: usize,
+        is_known: impl Fn(&Team) -> bool,
+    ) -> Option<(Entry, Team)> {
         let Known::Held(waiting) = &mut self.known else { return None };
-        waiting.release_stranger(set, |team| teams.contains_key(team))
+        waiting.release_stranger(set, is_known)
     }
 
     /// The messages that may be of this request.

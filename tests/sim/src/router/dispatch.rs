@@ -13,7 +13,7 @@ use tollgate_protocol::response::Status;
 
 use super::gates::Seen;
 use super::reserve::{Reserved, Reserving};
-use super::{Item, Router};
+use super::{Item, Permit, Router};
 use crate::bug::Bug;
 use crate::net::{Held, NORMAL, NotStored, subjects};
 use crate::plan::SECOND;
@@ -90,6 +90,13 @@ impl Router {
                 return done(Seen::NotTried, Left::Unserved(identity));
             }
         }
+        if item.is_probe && !self.may_probe(&mut item).await {
+            world.checks.borrow_mut().saw("no permit left");
+            if let Some(held) = item.reserved.take() {
+                self.take_back(&identity, item.attempt, held).await;
+            }
+            return done(Seen::NotTried, Left::Again(Box::new(item.message), Box::new(item.job)));
+        }
         let subject = subjects().dispatch(&place.gate.provider, place.priority);
         let publish = Publish::new(subject, Body::Job(item.job.clone().into())).id(&item.message_id);
         // Here it begins: between the last look at the clock and this nothing is waited for.
@@ -103,7 +110,12 @@ impl Router {
         }
         let seen = match self.process.publish(publish, NORMAL).await {
             Ok(ack) => {
-                let left = if ack.duplicate { Left::Unserved(identity) } else { Left::Nothing };
+                let left = if ack.duplicate {
+                    Left::Unserved(identity)
+                } else {
+                    item.message.permit.take().into_iter().for_each(Permit::used);
+                    Left::Nothing
+                };
                 item.message.ack().await;
                 return done(Seen::Taken, left);
             }

@@ -37,6 +37,13 @@ pub(super) enum Seen {
     NotTried,
 }
 
+impl Seen {
+    /// Whether its provider's stream alone holds it up.
+    pub(super) fn is_tried_soon(self) -> bool {
+        matches!(self, Self::Full | Self::Broken)
+    }
+}
+
 #[derive(Debug)]
 struct Gate {
     window: u32,

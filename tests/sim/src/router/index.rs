@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use chrono::TimeDelta;
-use tollgate_model::Stored;
+use tollgate_model::{Micros, Stored};
 use tollgate_policy::answer::End;
 use tollgate_policy::claim::Stop;
 use tollgate_policy::health::Availability;
-use tollgate_policy::index::{Entry, Shelf, Waiting, Waits, caretaker, request_hash};
+use tollgate_policy::index::{Entry, Released, Shelf, Waiting, Waits, caretaker, request_hash};
 use tollgate_policy::route::awaited;
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::record::Source;
@@ -23,7 +23,6 @@ const TICK_MS: u64 = 400;
 const BATCH: usize = 500;
 const YOUNG_MS: i64 = 1_000;
 const ENDING_MAX: usize = 256;
-const RELEASED_MAX: usize = 128;
 const AGAIN_MS: i64 = 500;
 
 enum Known {
@@ -44,14 +43,14 @@ struct Out {
     filter: String,
     entry: Entry,
     waits: Option<Waits>,
-    released_for: Option<usize>,
+    is_released: bool,
 }
 
 /// The index of one router.
 pub(super) struct Index {
     places: BTreeMap<String, Place>,
     out: HashMap<Source, Out>,
-    released: HashMap<usize, usize>,
+    released: Released,
 }
 
 const HOLD: &str = "llm.retry.hold.>";
@@ -81,21 +80,13 @@ impl Index {
             ));
         }
         let places = places.into_iter().map(|place| (place.filter.clone(), place)).collect();
-        Self { places, out: HashMap::new(), released: HashMap::new() }
+        Self { places, out: HashMap::new(), released: Released::default() }
     }
 
     fn back(&mut self, source: &Source, is_done: bool, now: Timestamp) {
-        let Some(out) = self.out.remove(source) else { return };
-        if let Some(set) = out.released_for
-            && let Some(count) = self.released.get_mut(&set)
-        {
-            *count = count.saturating_sub(1);
-        }
-        let Some(place) = self.places.get_mut(&out.filter).filter(|_| !is_done) else { return };
-        match (&mut place.known, &out.waits, out.released_for) {
-            (Known::Held(waiting), Some((team, targets)), Some(_)) => {
-                waiting.put_back(out.entry, team, targets)
-            }
+        let Some((place, out)) = self.put_away(source).filter(|_| !is_done) else { return };
+        match (&mut place.known, &out.waits, out.is_released) {
+            (Known::Held(waiting), Some((team, targets)), true) => waiting.put_back(out.entry, team, targets),
             (known, waits, _) => {
                 let entry =
                     Entry { due: out.entry.due.max(now + TimeDelta::milliseconds(AGAIN_MS)), ..out.entry };
@@ -106,6 +97,22 @@ impl Index {
                 }
             }
         }
+    }
+
+    /// Puts back what has rested.
+    fn wake(&mut self, source: &Source) {
+        if let Some((place, Out { entry, waits: Some((team, targets)), .. })) = self.put_away(source)
+            && let Known::Held(waiting) = &mut place.known
+        {
+            waiting.insert(entry, &team, &targets);
+        }
+    }
+
+    fn put_away(&mut self, source: &Source) -> Option<(&mut Place, Out)> {
+        let out = self.out.remove(source)?;
+        let waits = out.waits.as_ref().filter(|_| out.is_released);
+        waits.into_iter().for_each(|waits| self.released.remove(waits));
+        Some((self.places.get_mut(&out.filter)?, out))
     }
 }
 
@@ -209,7 +216,7 @@ impl Router {
             if index.out.contains_key(&source) {
                 continue;
             }
-            let out = Out { filter: filter.to_owned(), entry, waits, released_for: None };
+            let out = Out { filter: filter.to_owned(), entry, waits, is_released: false };
             index.out.insert(source.clone(), out);
             let router = Rc::clone(self);
             self.process.spawn(async move { router.end_found(source).await });
@@ -224,10 +231,7 @@ impl Router {
         match found {
             Some(Some(stored)) => {
                 let (router, of) = (Rc::clone(self), source.clone());
-                let back = Box::new(move |is_done| {
-                    let now = router.now();
-                    router.index.borrow_mut().back(&of, is_done, now);
-                });
+                let back = Box::new(move |again| router.back(of, again));
                 Some(Held::found(&self.process, &source.stream, stored, back))
             }
             Some(None) => {
@@ -267,25 +271,46 @@ impl Router {
                 _ => return,
             };
         for (set, targets) in sets {
-            while self.index.borrow().released.get(&set).copied().unwrap_or(0) < RELEASED_MAX {
-                let mut permit: Permit = None;
+            while self.has_held(set, &targets) {
+                let mut permit = None;
                 match self.best(&targets) {
                     Best::Up => {}
                     Best::Down => break,
                     Best::Probe(target) => {
-                        let Some(granted) = self.health.grant(&target).await else { break };
-                        permit = Some((target, granted));
+                        permit = self.permit(&target).await;
+                        if permit.is_none() {
+                            break;
+                        }
                     }
                 }
-                let Some(source) = self.next_released(set, &targets) else {
-                    if let Some((target, probe)) = permit {
-                        self.health.give_back(&target, probe).await;
-                    }
-                    break;
-                };
+                let Some(source) = self.next_released(set, &targets) else { break };
                 let router = Rc::clone(self);
                 self.process.spawn(async move { router.released(source, permit).await });
             }
+        }
+    }
+
+    /// Whether anything may be released.
+    fn has_held(&self, set: usize, targets: &[Target]) -> bool {
+        let Index { places, released, .. } = &mut *self.index.borrow_mut();
+        match places.get_mut(HOLD).map(|place| &mut place.known) {
+            Some(Known::Held(waiting)) => waiting.has(set, |team| released.may(targets, team)),
+            _ => false,
+        }
+    }
+
+    /// A message that was given away is done with, or is to be looked at again.
+    fn back(self: &Rc<Self>, source: Source, again: Option<Micros>) {
+        let is_released = self.index.borrow().out.get(&source).is_some_and(|out| out.is_released);
+        match again.filter(|delay| is_released && *delay > 0) {
+            Some(delay) => {
+                let router = Rc::clone(self);
+                self.process.spawn(async move {
+                    router.process.sleep(delay).await;
+                    router.index.borrow_mut().wake(&source);
+                });
+            }
+            None => self.index.borrow_mut().back(&source, again.is_none(), self.now()),
         }
     }
 
@@ -295,32 +320,24 @@ impl Router {
         let place = places.get_mut(HOLD)?;
         let Known::Held(waiting) = &mut place.known else { return None };
         let source = |entry: &Entry| Source { stream: place.stream.clone(), sequence: entry.sequence };
-        let (entry, team) = std::iter::from_fn(|| waiting.release(set))
+        let (entry, team) = std::iter::from_fn(|| waiting.release(set, |team| released.may(targets, team)))
             .find(|(entry, _)| !out.contains_key(&source(entry)))?;
         let of = source(&entry);
-        let waits = Some((team, targets.to_vec()));
-        out.insert(of.clone(), Out { filter: HOLD.to_owned(), entry, waits, released_for: Some(set) });
-        *released.entry(set).or_default() += 1;
+        let waits = (team, targets.to_vec());
+        released.add(&waits);
+        let waits = Some(waits);
+        out.insert(of.clone(), Out { filter: HOLD.to_owned(), entry, waits, is_released: true });
         Some(of)
     }
 
-    async fn released(self: &Rc<Self>, source: Source, permit: Permit) {
-        let due = match self.find_message(source).await {
-            Some(message) => self.due(message).await,
-            None => None,
-        };
-        let Some((message, mut job)) = due else {
-            if let Some((target, probe)) = permit {
-                self.health.give_back(&target, probe).await;
-            }
-            return;
-        };
-        let probed = permit.and_then(|(target, probe)| {
-            let index = job.targets.iter().position(|known| *known == target)?;
-            Some((index, probe))
-        });
-        if let Some((index, probe)) = probed {
-            (job.target, job.probe) = (index, Some(probe.stage));
+    async fn released(self: &Rc<Self>, source: Source, permit: Option<Permit>) {
+        let Some(mut message) = self.find_message(source).await else { return };
+        message.permit = permit;
+        let Some((message, mut job)) = self.due(message).await else { return };
+        let permitted = message.permit.as_ref().and_then(Permit::target);
+        let probed = permitted.and_then(|target| job.targets.iter().position(|known| known == target));
+        if let Some(target) = probed {
+            job.target = target;
             self.order(message, job);
         } else {
             self.choose(message, job);
