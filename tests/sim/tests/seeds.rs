@@ -39,7 +39,6 @@ fn no_invariant_is_broken() {
         "start under a rate",
         "wait for a slot",
         "void number",
-        "permit given back",
         "succeeded",
         "failed",
         "rejected",
