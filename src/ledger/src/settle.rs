@@ -231,6 +231,7 @@ impl Book {
                 stored.sequence,
                 stored.stored_at,
             );
+            account.note_total(&stored.counter, &stored.entry, stored.total, stored.stored_at);
         }
         for (sequence, event) in usage {
             if self.cursors.usage.is_some_and(|cursor| *sequence <= cursor) {
@@ -341,7 +342,7 @@ impl Book {
     pub fn answer(&self, question: &OpenQuestion) -> Result<OpenAnswer, Error> {
         let account = self.stored(&question.account)?.unwrap_or_default();
         let open = account.open(question.attempt, &self.budgets);
-        Ok(OpenAnswer { sequence: self.cursors.entries, open })
+        Ok(OpenAnswer { sequence: self.cursors.entries, open, tries: account.tries() })
     }
 
     /// The accounts that know of a call after this usage event that the budget would be charged for: few, of all that are

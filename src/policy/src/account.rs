@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tollgate_protocol::budget::{Counter, Entry, EntryKind, Unit, end_id};
+use tollgate_protocol::budget::{Counter, Entry, EntryKind, Try, Unit, end_id};
 use tollgate_protocol::usage::{Kind, UsageEvent};
 use tollgate_protocol::{Sequence, Timestamp};
 
@@ -72,6 +72,9 @@ struct Held {
     /// Something is there of a try that is not: the counter's log has lost it.
     #[serde(default)]
     is_cut: bool,
+    /// What else is known of tries.
+    #[serde(default)]
+    known: BTreeMap<String, Try>,
 }
 
 impl Held {
@@ -97,6 +100,9 @@ impl Held {
                 if let Some((known, _)) = self.tries.iter_mut().find(|(known, _)| Some(known) == about) {
                     known.clone_from(tried);
                 }
+                if let Some(of) = about.and_then(|known| self.known.remove(known)) {
+                    self.known.insert(tried.clone(), Try { is_taken: true, ..of });
+                }
                 if let Some((known, last, _)) =
                     self.stands.iter_mut().find(|(known, ..)| Some(known) == about)
                 {
@@ -115,6 +121,7 @@ impl Held {
             }
             (Some(tried), kind) => {
                 self.tries.retain(|(known, _)| known != tried);
+                self.known.remove(tried);
                 if kind == EntryKind::Undo {
                     self.stands.retain(|(known, ..)| known != tried);
                 }
@@ -309,6 +316,24 @@ impl Account {
         }
         let held = of_budget.entry(entry.attempt).or_default().entry(counter.window.clone()).or_default();
         held.note(entry, amount, sequence, now);
+    }
+
+    /// Hears what a counter said with a try to reserve of this request that it has just heard of.
+    pub fn note_total(&mut self, counter: &Counter, entry: &Entry, total: i64, now: Timestamp) {
+        let windows = self.reserved.get_mut(&counter.budget).and_then(|of| of.get_mut(&entry.attempt));
+        if let Some(held) = windows.and_then(|windows| windows.get_mut(&counter.window))
+            && let Some(tried) = entry.tried.as_ref().filter(|_| entry.kind == EntryKind::Reserve)
+            && held.tries.iter().any(|(known, _)| known == tried)
+        {
+            let known = Try { total, stored_ms: now.timestamp_millis(), is_taken: false };
+            held.known.insert(tried.clone(), known);
+        }
+    }
+
+    /// What is known of tries that are not over, by the try.
+    pub fn tries(&self) -> BTreeMap<String, Try> {
+        let windows = self.reserved.values().flat_map(BTreeMap::values).flat_map(BTreeMap::values);
+        windows.flat_map(|held| held.known.clone()).collect()
     }
 
     /// What stands in the counters for it, and what should. `opened` says up to which usage event a budget's opening

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Datelike, Days, Months, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Timelike};
 pub use chrono_tz::Tz;
-use tollgate_protocol::budget::{Counter, Spent, TOTAL, Unit};
+use tollgate_protocol::budget::{Counter, Spent, TOTAL, Try, Unit};
 use tollgate_protocol::job::{Job, Target};
 use tollgate_protocol::usage::UsageEvent;
 use tollgate_protocol::{ErrorCode, Meta, NanoUsd, Price, Problem, Timestamp};
@@ -352,6 +352,38 @@ pub fn is_spent(budget: &Budget, amount: i64, spent: &Spent) -> bool {
     match budget.reserve {
         Reserve::Strict => spent.spent_nano_usd.saturating_add(amount) > budget.limit,
         Reserve::Estimate => spent.spent_nano_usd >= budget.limit,
+    }
+}
+
+/// Whether nothing is left of a budget, and all of that is not spent yet: a try cannot hold, and nobody is to be rejected. Tries
+/// are in the counter themselves, and what is told of one is no reason for the next.
+pub fn is_full(budget: &Budget, spent: &Spent) -> bool {
+    spent.total_nano_usd >= budget.limit && spent.spent_nano_usd < budget.limit
+}
+
+/// How long a router may take to take back what a limit refused, or to hear of another limit.
+const TAKEN_BACK_MS: i64 = 10_000;
+
+/// What becomes of a try that another router made for a request, and that is not over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orphan {
+    /// It was within the limit, and holds, whatever else came since: its router has died, or relies on it as well.
+    Holds,
+    /// The limit refused it, and its router has died before it took it back: it is to be ended. If nobody did, several of them
+    /// could fill a counter for as long as their requests wait for it.
+    Refused,
+    /// It holds if the counter is within its limit now.
+    Open,
+}
+
+/// What becomes of one of which so much is known.
+pub fn orphan(limit: i64, known: Option<&Try>, now: Timestamp) -> Orphan {
+    match known {
+        Some(known) if known.total <= limit => Orphan::Holds,
+        Some(known) if !known.is_taken && now.timestamp_millis() - known.stored_ms > TAKEN_BACK_MS => {
+            Orphan::Refused
+        }
+        _ => Orphan::Open,
     }
 }
 

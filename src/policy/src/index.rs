@@ -262,13 +262,15 @@ struct OfSet {
 
 /// Most of a team and a set of targets, and most of a set.
 const RELEASED_MAX: (usize, usize) = (64, 512);
+/// So many every team may have, whatever others have.
+const RELEASED_ALWAYS: usize = 4;
 
 impl Released {
-    /// Whether a team may have another one. Every team may have one.
+    /// Whether a team may have another one. Every team may have some.
     pub fn may(&self, targets: &[Target], team: &Team) -> bool {
         let Some(of) = self.0.get(targets) else { return true };
         let of_team = of.teams.get(team).copied().unwrap_or(0);
-        of_team == 0 || (of_team < RELEASED_MAX.0 && of.all < RELEASED_MAX.1)
+        of_team < RELEASED_ALWAYS || (of_team < RELEASED_MAX.0 && of.all < RELEASED_MAX.1)
     }
 
     /// One is in hand.

@@ -31,9 +31,11 @@ use line::Line;
 const SCALE: u64 = 1 << 10;
 /// Most tokens, in and out, that one call is believed to have used.
 const USED_MAX: u64 = 2 * CALL_TOKENS_MAX;
-/// So many tokens may a team or a priority lag behind that was passed over: a limit that is closed for a moment, again and
-/// again, costs nobody of his share.
+/// So many tokens may a team or a priority lag behind that was passed over, or those of some of its calls: a limit that is
+/// closed for a moment, again and again, costs nobody of his share.
 const CREDIT: u64 = 8_192;
+/// See [`CREDIT`].
+const CREDIT_CALLS: u64 = 8;
 /// Idle teams whose counters are remembered, per provider and priority.
 const IDLE_TEAMS_MAX: usize = 10_000;
 /// Providers that are remembered. More of them are of configurations that are gone.
@@ -185,6 +187,11 @@ impl<T> Queue<T> {
         self.length -= 1;
         Some(taken)
     }
+}
+
+/// How far one may lag behind whose next call is expected to use so many tokens.
+fn credit(tokens: u64) -> u64 {
+    CREDIT.max(tokens.min(USED_MAX).saturating_mul(CREDIT_CALLS)).saturating_mul(SCALE)
 }
 
 #[cfg(test)]

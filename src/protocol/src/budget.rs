@@ -139,6 +139,20 @@ pub struct OpenAnswer {
     pub sequence: Sequence,
     /// The tries that are open: the counter, the try's id, and what it reserved, in nano-dollars.
     pub open: Vec<(Counter, String, i64)>,
+    /// What is known of each of them, by its id.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tries: BTreeMap<String, Try>,
+}
+
+/// What is known of a try to reserve that is not over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Try {
+    /// What the counter said with it: it holds if that was within the limit.
+    pub total: i64,
+    /// When it was stored, in milliseconds.
+    pub stored_ms: i64,
+    /// Whether another router went on with it.
+    pub is_taken: bool,
 }
 
 /// A question to the ledger about its budgets.

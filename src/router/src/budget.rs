@@ -3,20 +3,13 @@
 //! What is reserved stays in the counter until the ledger settles it. A try that does not hold is taken back by whoever
 //! made it; one whose router died is found by the ledger, which is asked for it before a request waits.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::kv::Operation;
-use futures_util::StreamExt;
-use tokio::sync::broadcast;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tollgate_bus::Bus;
-use tollgate_bus::bucket::SPENT;
 use tollgate_bus::retry::Patience;
-use tollgate_policy::budget::{Budget, Reserve, Verdict, is_spent, judge};
-use tollgate_protocol::budget::{Counter, Entry, EntryKind, OpenAnswer, OpenQuestion, Spent, Unit, end_id};
+use tollgate_policy::budget::{Budget, Orphan, Reserve, Verdict, is_spent, judge, orphan};
+use tollgate_protocol::budget::{Counter, Entry, EntryKind, OpenAnswer, OpenQuestion, Try, Unit, end_id};
 use tollgate_protocol::{Identity, Sequence, Timestamp};
 
 use crate::Context;
@@ -31,10 +24,9 @@ const RETRY_SPENT: Duration = Duration::from_secs(5);
 /// How long the ledger may take to have read what this router wrote, and to say so.
 const LEDGER_WAIT: Duration = Duration::from_secs(1);
 const LEDGER_LOOK: Duration = Duration::from_millis(50);
-/// How soon a watch that broke is begun again.
-const WATCH_AGAIN: Duration = Duration::from_millis(500);
-/// Budgets that say something else now and were not heard of yet.
-const NEWS_MAX: usize = 1_024;
+/// How often a counter is looked at for a moment at which it is within its limit, and at what distance.
+const LOOKS_MAX: u32 = 8;
+const LOOK_AGAIN: Duration = Duration::from_millis(15);
 
 /// A reservation that holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,103 +70,6 @@ enum Refusal {
     Judged(Verdict),
     /// Its counter does not answer, or the ledger has not opened it.
     Unknown,
-}
-
-/// What is spent, as the ledger tells it. Cheap to clone.
-#[derive(Clone, Debug)]
-pub(crate) struct Spending {
-    known: Arc<RwLock<Known>>,
-    news: broadcast::Sender<String>,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    spent: HashMap<Counter, Spent>,
-    /// Budgets of which anything was told: the ledger has opened them.
-    opened: HashSet<String>,
-}
-
-impl Default for Spending {
-    fn default() -> Self {
-        Self { known: Arc::default(), news: broadcast::Sender::new(NEWS_MAX) }
-    }
-}
-
-impl Spending {
-    /// Follows what the ledger tells until `stop`.
-    pub(crate) async fn run(&self, bus: &Bus, stop: CancellationToken) {
-        loop {
-            let watched = tokio::select! {
-                () = stop.cancelled() => return,
-                watched = self.watch(bus) => watched,
-            };
-            if let Err(error) = watched {
-                tracing::debug!(error, "what is spent cannot be followed, trying again");
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(WATCH_AGAIN) => {}
-            }
-        }
-    }
-
-    async fn watch(&self, bus: &Bus) -> Result<(), String> {
-        let disconnections = bus.connection().health().disconnections;
-        let store = bus.bucket(SPENT).await?;
-        let mut entries = store.watch_with_history(">").await.map_err(|error| error.to_string())?;
-        loop {
-            let entry = tokio::select! {
-                entry = entries.next() => entry,
-                // A server that was restarted may have forgotten that somebody watches.
-                () = bus.connection().reconnected_since(disconnections) => return Ok(()),
-            };
-            let Some(entry) = entry else { return Ok(()) };
-            let entry = entry.map_err(|error| error.to_string())?;
-            self.hear(entry.operation, &entry.key, &entry.value);
-        }
-    }
-
-    fn hear(&self, operation: Operation, key: &str, value: &[u8]) {
-        let Some((budget, window)) = key.split_once('.') else { return };
-        let counter = Counter { budget: budget.to_owned(), window: window.to_owned() };
-        match operation {
-            Operation::Put => {
-                if let Ok(spent) = serde_json::from_slice(value) {
-                    self.note(counter, spent);
-                }
-            }
-            // The ledger forgets windows that are long over; there is one for each minute. What it told of them it told of
-            // a budget that was open.
-            Operation::Delete | Operation::Purge => {
-                let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-                known.spent.remove(&counter);
-                known.opened.insert(counter.budget);
-            }
-        }
-    }
-
-    fn note(&self, counter: Counter, spent: Spent) {
-        let budget = counter.budget.clone();
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.opened.insert(budget.clone());
-        known.spent.insert(counter, spent);
-        drop(known);
-        // Nobody listens while nothing waits.
-        let _ = self.news.send(budget);
-    }
-
-    /// Names of budgets that say something else now.
-    pub(crate) fn news(&self) -> broadcast::Receiver<String> {
-        self.news.subscribe()
-    }
-
-    fn spent(&self, counter: &Counter) -> Option<Spent> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).spent.get(counter).cloned()
-    }
-
-    fn is_open(&self, budget: &str) -> bool {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).opened.contains(budget)
-    }
 }
 
 impl Context {
@@ -258,15 +153,34 @@ impl Context {
         // whether one had it: a server that was killed delivers it as if for the first time. It may be alive as well, with the
         // same request in its hands, and about to take its try back: what is relied on here is made one's own first.
         let open = self.open(&item.identity, item.attempt, &counter, taken_back).await.unwrap_or_default();
+        let (refused, open): (Vec<_>, Vec<_>) = open
+            .into_iter()
+            .partition(|(.., known)| orphan(budget.limit, known.as_ref(), now) == Orphan::Refused);
+        if !refused.is_empty() {
+            let ended = refused.into_iter().map(|(tried, amount, _)| Held {
+                counter: counter.clone(),
+                amount,
+                unit,
+                tried: Some(tried),
+            });
+            self.take_back(&item.identity, item.attempt, ended.collect()).await;
+        }
+        let sum = |open: &[(String, i64, Option<Try>)]| {
+            open.iter().fold(0_i64, |sum, (_, amount, _)| sum.saturating_add(*amount))
+        };
+        let holds = |(.., known): &(String, i64, Option<Try>)| {
+            orphan(budget.limit, known.as_ref(), now) == Orphan::Holds
+        };
+        let held: Vec<_> = open.iter().filter(|open| holds(open)).cloned().collect();
+        let is_enough = !held.is_empty() && sum(&held) >= amount;
+        let open = if is_enough { held } else { open };
         // Only what then holds: what does not is left to whoever takes it back, or it would be in the way until its request ends.
-        let reserved = open.iter().fold(0_i64, |sum, (_, amount)| sum.saturating_add(*amount));
-        let now_total = self.bus.total(&counter).await.ok().flatten();
-        let would_be = now_total.map(|total| total.saturating_add(amount.saturating_sub(reserved).max(0)));
-        if would_be.is_none_or(|total| total > budget.limit) {
+        let more = amount.saturating_sub(sum(&open)).max(0);
+        if open.is_empty() || !(is_enough || self.fits(&counter, more, budget.limit).await) {
             return judged(verdict);
         }
         let (mut taken, mut total) = (0_i64, None);
-        for (tried, reserved) in open {
+        for (tried, reserved, _) in open {
             if let Some(now_total) = self.take_over(&counter, unit, &tried, item).await? {
                 taken = taken.saturating_add(reserved);
                 total = Some(now_total);
@@ -277,13 +191,29 @@ impl Context {
         if missing <= 0 {
             // Its router may have died before it took back what the limit refused: it holds only if the total does. If not,
             // it stays, since its router may have found that it holds and be dispatching it.
-            let holds = total <= budget.limit;
+            let holds = is_enough || total <= budget.limit || self.fits(&counter, 0, budget.limit).await;
             return if holds { Ok(Held { counter, amount: 0, unit, tried: None }) } else { judged(verdict) };
         }
         match self.try_to_add(budget, &counter, unit, missing, item).await? {
             Tried::Holds(held) => Ok(held),
             Tried::TakenBack(..) => judged(verdict),
         }
+    }
+
+    /// Whether a counter has room for so much more at some moment. Tries that are about to be taken back stand in it as well:
+    /// where many routers try again and again it is above its limit most of the time, and one moment at which it is not
+    /// shows that what stands in it then is within the limit.
+    async fn fits(&self, counter: &Counter, more: i64, limit: i64) -> bool {
+        for look in 0..LOOKS_MAX {
+            if look > 0 {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            let total = self.bus.total(counter).await.ok().flatten();
+            if total.is_some_and(|total| total.saturating_add(more) <= limit) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Makes another router's try one's own, so that it is not taken back. Returns the counter's total; `None` if the try
@@ -365,14 +295,15 @@ impl Context {
         item.message.hand_back(Duration::ZERO).await;
     }
 
-    /// What the ledger knows to be reserved for an attempt, once it has read up to an entry.
+    /// What the ledger knows to be reserved for an attempt, once it has read up to an entry: each try with what is known
+    /// of it.
     async fn open(
         &self,
         identity: &Identity,
         attempt: u32,
         counter: &Counter,
         after: Sequence,
-    ) -> Option<Vec<(String, i64)>> {
+    ) -> Option<Vec<(String, i64, Option<Try>)>> {
         let subject = self.bus.subjects().control("budget", "open");
         let question = OpenQuestion { account: identity.to_string(), attempt };
         let payload = bytes::Bytes::from(serde_json::to_vec(&question).ok()?);
@@ -383,7 +314,11 @@ impl Context {
             let answer: OpenAnswer = serde_json::from_slice(&answer.payload).ok()?;
             if answer.sequence >= after {
                 let of_counter = answer.open.into_iter().filter(|(of, ..)| of == counter);
-                return Some(of_counter.map(|(_, tried, amount)| (tried, amount)).collect());
+                let with_known = |(_, tried, amount)| {
+                    let known = answer.tries.get(&tried).copied();
+                    (tried, amount, known)
+                };
+                return Some(of_counter.map(with_known).collect());
             }
             tokio::time::sleep(LEDGER_LOOK).await;
         }
@@ -416,41 +351,5 @@ fn entry(kind: EntryKind, unit: Unit, identity: &Identity, attempt: u32, tried: 
         takes: None,
         usage_sequence: None,
         corrects: None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_ledger_forgets_is_forgotten() {
-        let spending = Spending::default();
-        let counter = |window: &str| Counter { budget: "calls".into(), window: window.into() };
-        let told = serde_json::to_vec(&Spent { spent_nano_usd: 7, ..Spent::default() }).unwrap();
-        for operation in [Operation::Delete, Operation::Purge] {
-            spending.hear(Operation::Put, "calls.20261128T210000Z", &told);
-            spending.hear(Operation::Put, "calls.20261128T210100Z", &told);
-            assert_eq!(
-                spending.spent(&counter("20261128T210000Z")).map(|spent| spent.spent_nano_usd),
-                Some(7)
-            );
-            spending.hear(operation, "calls.20261128T210000Z", b"");
-            assert_eq!(spending.spent(&counter("20261128T210000Z")), None);
-            assert_eq!(spending.known.read().unwrap().spent.len(), 1, "the other window is kept");
-            assert!(spending.is_open("calls"));
-        }
-    }
-
-    /// A router that starts finds nothing of a limit that was not used for hours but the marks of what was forgotten.
-    #[test]
-    fn a_budget_of_which_all_is_forgotten_is_open() {
-        for operation in [Operation::Delete, Operation::Purge] {
-            let spending = Spending::default();
-            assert!(!spending.is_open("calls"));
-            spending.hear(operation, "calls.20261128T210000Z", b"");
-            assert!(spending.is_open("calls"));
-            assert!(!spending.is_open("other"));
-        }
     }
 }

@@ -407,7 +407,10 @@ impl Desk {
         let budgets = &self.hot.budgets.0;
         match news {
             Ok(name) => {
-                if let Some(index) = budgets.iter().position(|budget| budget.name == name) {
+                let of = budgets.iter().enumerate().find(|(_, budget)| budget.name == name);
+                if let Some((index, budget)) = of
+                    && !self.context.spending.is_full(budget, tollgate_bus::now())
+                {
                     self.gates.settled(index);
                 }
             }

@@ -20,6 +20,7 @@ mod intake;
 mod measure;
 mod permit;
 mod route;
+mod spending;
 mod stop;
 mod tally;
 mod turn;
@@ -42,9 +43,9 @@ use tollgate_policy::retention::Retention;
 use tollgate_protocol::subject::LANES;
 use tollgate_protocol::{Identity, Priority, Timestamp};
 
-use budget::Spending;
 use holding::Back;
 use permit::Unused;
+use spending::Spending;
 use tally::Tally;
 use turn::Spare;
 

@@ -85,7 +85,8 @@ async fn show(at: &At, name: String, global: &Global, output: &Output) -> Result
     let mut all = list.budgets.into_iter().chain(list.limits);
     let Some(budget) = all.find(|budget| budget.name == name) else {
         return Err(Failure::usage(format!(
-            "no budget and no limit has the name {name}; `tollgate budget list` shows all"
+            "no budget and no limit that is counted has the name {name}; `tollgate budget list` shows all (of requests per \
+             minute nothing is kept)"
         )));
     };
     if output.json {
@@ -138,7 +139,8 @@ fn details(budget: &BudgetState) -> String {
         ("limit", amount(limit)),
     ];
     if budget.unit == Unit::InFlight {
-        lines.push(("in flight", format!("{reserved}  {}", bar(reserved, limit))));
+        let taken = spent.saturating_add(reserved);
+        lines.push(("in flight", format!("{taken}  {}", bar(taken, limit))));
     } else {
         lines.push((
             if is_money { "spent" } else { "used" },
@@ -191,7 +193,7 @@ fn limits(limits: &[BudgetState]) -> Table {
             amount(limit.unit, limit.limit_nano_usd),
             used.to_string(),
             reserved,
-            bar(taken, limit.limit_nano_usd),
+            bar(used, limit.limit_nano_usd),
             if limit.is_open { when_full(limit) } else { "not open yet" }.to_owned(),
         ]);
     }
@@ -271,7 +273,7 @@ mod tests {
         ];
         insta::assert_snapshot!(limits(&two).render(false, false), @"
         limit               window                  at most   used  reserved                              when full
-        research-tokens     20261101T000000Z  200000 tokens  40000     10000  █████░░░░░░░░░░░░░░░  25 %  wait
+        research-tokens     20261101T000000Z  200000 tokens  40000     10000  ████░░░░░░░░░░░░░░░░  20 %  wait
         research-in-flight  total              50 in flight     50            ████████████████████ 100 %  reject
         ");
     }

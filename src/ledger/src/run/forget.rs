@@ -38,11 +38,14 @@ impl Forgetting {
         }
         let (bus, book, lease, marked) = (bus.clone(), Arc::clone(book), lease.clone(), Arc::clone(&self.1));
         self.0 = Some(tasks.spawn(async move {
-            let before = std::mem::take(&mut *marked.lock().unwrap_or_else(PoisonError::into_inner));
+            let now = tollgate_bus::now();
+            let mut before = std::mem::take(&mut *marked.lock().unwrap_or_else(PoisonError::into_inner));
+            // With longer windows one of the same name may have begun.
+            before.retain(|gone| book.lock().unwrap_or_else(PoisonError::into_inner).is_long_over(gone, now));
             if lease.is_held() {
                 erase(&bus, before).await;
             }
-            if let Err(error) = forget(&bus, &book, &lease, &marked, tollgate_bus::now()).await {
+            if let Err(error) = forget(&bus, &book, &lease, &marked, now).await {
                 tracing::warn!(%error, "what is long over is not forgotten yet");
             }
         }));

@@ -18,8 +18,8 @@ impl Settler<'_> {
         let tell = |counter: Counter| async move {
             let spent = {
                 let book = book.lock().unwrap_or_else(PoisonError::into_inner);
-                // What is forgotten is not told again.
-                if book.is_long_over(&counter, now) {
+                // What is forgotten is not told again. (The newest of a budget is kept, and routers wait for it.)
+                if book.is_long_over(&counter, now) && book.long_over(now).contains(&counter) {
                     return Ok(());
                 }
                 book.spent(&counter)

@@ -159,6 +159,26 @@ fn a_try_that_is_taken_over_is_ended_under_its_new_id() {
     assert_eq!(entries, [(Some("mine".into()), -380)]);
 }
 
+#[test]
+fn what_the_counter_said_goes_with_a_try_until_it_is_over() {
+    let mut account = Account::default();
+    let known = |account: &Account| {
+        account.tries().into_iter().map(|(tried, of)| (tried, of.total, of.is_taken)).collect::<Vec<_>>()
+    };
+    for (tried, total) in [("held", 3), ("refused", 4)] {
+        let reserve = entry_of(EntryKind::Reserve, 1, Some(tried.into()));
+        account.note_entry(&counter("w"), &reserve, 1, 1, at(1));
+        account.note_total(&counter("w"), &reserve, total, at(1));
+    }
+    assert_eq!(known(&account), [("held".into(), 3, false), ("refused".into(), 4, false)]);
+    let take = Entry { takes: Some("held".into()), ..entry_of(EntryKind::Take, 1, Some("mine".into())) };
+    account.note_entry(&counter("w"), &take, 0, 2, at(1));
+    account.note_total(&counter("w"), &take, 9, at(2));
+    let undo = entry_of(EntryKind::Undo, 1, Some("refused".into()));
+    account.note_entry(&counter("w"), &undo, -1, 3, at(1));
+    assert_eq!(known(&account), [("mine".into(), 3, true)]);
+}
+
 /// The last of two tries is to carry the cost, and its router takes it back at the same time: the counter is never lower than
 /// what the request cost.
 #[test]

@@ -270,6 +270,36 @@ fn the_next_cheaper_target_is_found() {
     assert_eq!(cheaper(&Job { target: 2, ..job }, &prices, |_| true), None);
 }
 
+/// Routers died with tries of theirs in a counter: some that were within the limit, and some that were not. Those hold and these
+/// are ended, or nobody would ever go on: the total is above the limit for as long as none of these requests ends.
+#[test]
+fn what_was_within_the_limit_holds_and_what_was_refused_is_ended() {
+    let known = |total, is_taken| Some(Try { total, stored_ms: at(0).timestamp_millis(), is_taken });
+    for (limit, of, seconds, becomes) in [
+        (3, known(3, false), 0, Orphan::Holds),
+        (3, known(3, true), 60, Orphan::Holds),
+        (3, known(4, false), 10, Orphan::Open),
+        (3, known(4, false), 11, Orphan::Refused),
+        // Somebody may rely on it: the counter was within the limit when that was found.
+        (3, known(4, true), 60, Orphan::Open),
+        // An older ledger says nothing of it.
+        (3, None, 60, Orphan::Open),
+    ] {
+        assert_eq!(orphan(limit, of.as_ref(), at(seconds)), becomes, "{of:?} after {seconds} s");
+    }
+}
+
+#[test]
+fn what_is_told_of_a_full_counter_is_no_reason_to_try() {
+    let budget = Budget { limit: 10, ..budget("b", "1.00") };
+    let told = |spent_nano_usd, total_nano_usd| Spent { spent_nano_usd, total_nano_usd, ..Spent::default() };
+    for (spent, total, full) in
+        [(4, 9, false), (4, 10, true), (4, 12, true), (10, 10, false), (11, 12, false)]
+    {
+        assert_eq!(is_full(&budget, &told(spent, total)), full, "{spent} of {total}");
+    }
+}
+
 proptest! {
     #[test]
     fn a_window_holds_its_instant_and_ends_where_the_next_begins(

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use tollgate_protocol::Team;
 
-use super::{CREDIT, Gate, IDLE_TEAMS_MAX, Place, SCALE};
+use super::{Gate, IDLE_TEAMS_MAX, Place, SCALE, credit};
 
 /// An item with its number.
 type Waiting<T> = (i64, Place, T);
@@ -57,10 +57,10 @@ pub(super) struct Flow<T> {
 }
 
 impl<T> Flow<T> {
-    /// That of what waits first: it may change from one request to the next.
-    fn weight(&self) -> u64 {
-        let first = self.gates.values().find_map(VecDeque::front);
-        first.map_or(1, |(_, place, _)| u64::from(place.weight.get()))
+    /// How far it may lag behind, by what waits first at its gates.
+    fn lag_max(&self) -> u64 {
+        let first = self.gates.values().filter_map(VecDeque::front);
+        first.map(|(_, place, _)| credit(place.tokens) / u64::from(place.weight.get())).max().unwrap_or(0)
     }
 
     pub(super) fn key(&self) -> u64 {
@@ -163,10 +163,10 @@ impl<T> Level<T> {
     fn come_back(&mut self, team: &Team) {
         let time = self.time();
         let Some(flow) = self.flows.get_mut(team).filter(|flow| flow.is_passed_over) else { return };
-        let weight = flow.weight();
+        let lag = flow.lag_max();
         self.ready.remove(&(flow.key(), team.clone()));
         flow.is_passed_over = false;
-        flow.counter = flow.counter.max(time.saturating_sub(CREDIT * SCALE / weight));
+        flow.counter = flow.counter.max(time.saturating_sub(lag));
         self.ready.insert((flow.key(), team.clone()));
         self.settled.insert((flow.counter, team.clone()));
     }

@@ -6,7 +6,7 @@
 use tollgate_protocol::Priority;
 
 use super::level::Level;
-use super::{CREDIT, Gate, Place, SCALE, USED_MAX};
+use super::{Gate, Place, SCALE, USED_MAX, credit};
 use crate::served::Settlement;
 
 /// What waits for one provider.
@@ -97,17 +97,18 @@ impl<T> Line<T> {
             self.levels[*passed].is_passed_over = true;
         }
         let share = self.shares[index];
+        let taken = self.levels[index].pop(|gate: &Gate| room(&gate.budgets))?;
+        let tokens = taken.0.tokens;
         if std::mem::take(&mut self.levels[index].is_passed_over) {
             let others = (0..3).filter(|other| *other != index);
             let others = others.map(|other| &self.levels[other]);
             let waiting = others.filter(|level| level.length > 0 && !level.is_passed_over);
             let time = waiting.map(|level| level.pass).min().unwrap_or(self.clock);
             let level = &mut self.levels[index];
-            level.pass = level.pass.max(time.saturating_sub(CREDIT * SCALE / share));
+            level.pass = level.pass.max(time.saturating_sub(credit(tokens) / share));
         }
         let level = &mut self.levels[index];
-        let taken = level.pop(|gate: &Gate| room(&gate.budgets))?;
-        level.pending = level.pending.saturating_add(taken.0.tokens.saturating_mul(SCALE) / share);
+        level.pending = level.pending.saturating_add(tokens.saturating_mul(SCALE) / share);
         Some(taken)
     }
 }

@@ -12,7 +12,8 @@ impl Desk {
     /// What waits was read, weighed and addressed by what was in force before. It goes back to where it is stored, and comes
     /// again at once: then it is read as if it had just come. What is being dispatched ends by what it was begun with.
     pub(super) fn configured(&mut self, hot: Arc<Hot>) {
-        self.hot = hot;
+        let before = std::mem::replace(&mut self.hot, hot);
+        self.context.spending.forget(|name| before.budgets.named(name).is_some());
         self.load_vocabularies();
         // They have other numbers now, and other limits.
         self.gates.in_force(&self.hot.budgets);

@@ -124,6 +124,7 @@ impl Book {
                 stored.sequence,
                 stored.stored_at,
             );
+            account.note_total(&stored.counter, &stored.entry, stored.total, stored.stored_at);
         }
         for (sequence, event) in usage {
             if *sequence <= self.usage {
@@ -211,7 +212,8 @@ impl Book {
     /// What is reserved for a request and not over.
     pub fn answer(&self, question: &OpenQuestion) -> OpenAnswer {
         let account = self.accounts.get(&question.account).cloned().unwrap_or_default();
-        OpenAnswer { sequence: self.entries, open: account.open(question.attempt, &self.budgets) }
+        let open = account.open(question.attempt, &self.budgets);
+        OpenAnswer { sequence: self.entries, open, tries: account.tries() }
     }
 
     fn due(&mut self, name: &str, due: &mut Vec<Due>) {

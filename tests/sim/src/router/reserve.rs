@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use tollgate_model::{Ack, Micros, Publish};
-use tollgate_policy::budget::{Budget, Reserve, Verdict, is_spent, judge};
+use tollgate_policy::budget::{Budget, Orphan, Reserve, Verdict, is_spent, judge, orphan};
 use tollgate_protocol::budget::{Counter, Entry, EntryKind, OpenAnswer, OpenQuestion, Spent, Unit, end_id};
 use tollgate_protocol::{Identity, Sequence, Timestamp};
 
@@ -17,6 +17,8 @@ const RETRY: Micros = 200 * MS;
 const RETRY_SPENT: Micros = 5 * SECOND;
 const LEDGER_WAIT: Micros = SECOND;
 const LEDGER_LOOK: Micros = 50 * MS;
+const LOOKS_MAX: u32 = 8;
+const LOOK_AGAIN: Micros = 15 * MS;
 
 /// A reservation that holds.
 #[derive(Clone, Debug)]
@@ -188,17 +190,33 @@ impl Router {
         };
         let identity = &item.job.identity;
         let answer = self.open(identity, item.attempt, taken_back).await;
+        let tries = answer.as_ref().map(|answer| answer.tries.clone()).unwrap_or_default();
         let of_counter = answer.into_iter().flat_map(|answer| answer.open).filter(|(of, ..)| *of == counter);
         let open: Vec<(String, i64)> = of_counter.map(|(_, tried, amount)| (tried, amount)).collect();
+        let orphan = |tried: &String| orphan(budget.limit, tries.get(tried), now);
+        let (refused, open): (Vec<_>, Vec<_>) =
+            open.into_iter().partition(|(tried, _)| orphan(tried) == Orphan::Refused);
+        if !refused.is_empty() {
+            let ended = refused.into_iter().map(|(tried, amount)| Reserved {
+                counter: counter.clone(),
+                amount,
+                tried: Some(tried),
+            });
+            self.take_back(identity, item.attempt, ended.collect()).await;
+        }
+        let sum = |open: &[(String, i64)]| open.iter().map(|(_, amount)| *amount).sum::<i64>();
+        let held: Vec<_> = open.iter().filter(|(tried, _)| orphan(tried) == Orphan::Holds).cloned().collect();
+        let is_enough = !held.is_empty() && sum(&held) >= amount;
+        let open = if is_enough { held } else { open };
         // Only what then holds: what does not is left to whoever takes it back.
-        let reserved: i64 = open.iter().map(|(_, amount)| *amount).sum();
-        let now_total = total(&self.process, &counter).await.ok().flatten();
-        if now_total.is_none_or(|total| total + (amount - reserved).max(0) > budget.limit) {
+        let more = (amount - sum(&open)).max(0);
+        if open.is_empty() || !(is_enough || self.fits(&counter, more, budget.limit).await) {
             return Err(verdict);
         }
         let (mut taken, mut after) = (0_i64, None);
         for (tried, reserved) in open {
             if self.process.world.has(Bug::TriesNotTakenOver) {
+                let now_total = total(&self.process, &counter).await.ok().flatten();
                 (taken, after) = (taken + reserved, now_total);
             } else if let Some(now_total) = self.take_over(&counter, &tried, item).await? {
                 (taken, after) = (taken + reserved, Some(now_total));
@@ -207,13 +225,27 @@ impl Router {
         let Some(after) = after.filter(|_| taken > 0) else { return Err(verdict) };
         let missing = amount - taken;
         if missing <= 0 {
-            let holds = after <= budget.limit;
+            let holds = is_enough || after <= budget.limit || self.fits(&counter, 0, budget.limit).await;
             return if holds { Ok(Reserved { counter, amount: 0, tried: None }) } else { Err(verdict) };
         }
         match self.try_to_add(budget, &counter, missing, item).await? {
             Tried::Holds(held) => Ok(held),
             Tried::TakenBack(..) => Err(verdict),
         }
+    }
+
+    /// Whether a counter has room for so much more at some moment.
+    async fn fits(&self, counter: &Counter, more: i64, limit: i64) -> bool {
+        for look in 0..LOOKS_MAX {
+            if look > 0 {
+                self.process.sleep(LOOK_AGAIN).await;
+            }
+            let total = total(&self.process, counter).await.ok().flatten();
+            if total.is_some_and(|total| total + more <= limit) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Makes another router's try one's own, so that it is not taken back. Returns the counter's total; `None` if the try
