@@ -82,6 +82,35 @@ async fn no_more_are_in_flight_than_the_limit_whoever_is_killed() {
     stage.stop().await;
 }
 
+/// Tries that the limit refused, of routers that died before they took them back, are more than the limit allows. They are
+/// nobody's, and do not keep their own request waiting until its deadline.
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_tries_of_killed_routers_do_not_fill_a_limit() {
+    let roles = [Role::Worker, Role::Ledger, Role::Router];
+    let mut stage = Stage::with(&roles, |provider| config(provider, &of_team("in_flight = 1"))).await;
+    stage.provider.always(Behaviour::Delay(Duration::from_secs(600)));
+    let [first, second] = ["first", "second"].map(|id| request(id, 2));
+    stage.client.publish(&first).await;
+    eventually(PATIENCE, "a call", async || (stage.provider.in_flight() == 1).then_some(())).await;
+    for killed in 1..=2 {
+        stage.running[2].restart_at(Some("router.reserve.stored:1:kill"));
+        if killed == 1 {
+            stage.client.publish(&second).await;
+        }
+        eventually(PATIENCE, "its end", async || (!stage.running[2].is_alive()).then_some(())).await;
+    }
+    let over = entries(&stage.client).await;
+    assert_eq!(over.last().unwrap().total, 3, "two refused tries that nobody took back: {over:?}");
+    stage.running[2].restart().await;
+    stage.provider.always(Behaviour::Answer);
+    let cancel = first.identity.cancel_subject();
+    stage.client.try_publish_raw(&cancel, Default::default(), "").await.unwrap();
+    let response = stage.client.await_response(&second.identity, PATIENCE).await.value();
+    assert_eq!(response["status"], "succeeded", "{response}");
+    released(&stage).await;
+    stage.idle().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_of_a_minute_are_spread_over_it_across_routers() {
     let limit = of_team("requests_per_minute = 600");
