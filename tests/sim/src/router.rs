@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use tollgate_model::Micros;
 use tollgate_policy::answer::{self, End};
-use tollgate_policy::budget::{Budget, Need, Needs, is_full};
+use tollgate_policy::budget::{Budget, Need, Needs};
 use tollgate_policy::claim::Stop;
 use tollgate_policy::estimate;
 use tollgate_policy::health::Availability;
@@ -411,12 +411,7 @@ impl Router {
             }
         }
         let budgets = &self.process.world.plan.budgets.0;
-        let now = self.now();
-        let is_full = |budget: &Budget| {
-            let spent = self.spent.borrow().spent.get(&budget.counter(now)).cloned();
-            spent.is_some_and(|spent| is_full(budget, &spent))
-        };
-        let is_news = |budget: &Budget| changed.contains(&budget.name) && !is_full(budget);
+        let is_news = |budget: &Budget| changed.contains(&budget.name) && !self.is_full(budget);
         for index in (0..budgets.len()).filter(|index| is_news(&budgets[*index])) {
             self.gates.borrow_mut().settled(index);
         }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use tollgate_model::{Ack, Micros, Publish};
-use tollgate_policy::budget::{Budget, Orphan, Reserve, Verdict, is_spent, judge, orphan};
+use tollgate_policy::budget::{Budget, Orphan, Reserve, Verdict, is_full, is_spent, judge, orphan};
 use tollgate_protocol::budget::{Counter, Entry, EntryKind, OpenAnswer, OpenQuestion, Spent, Unit, end_id};
 use tollgate_protocol::{Identity, Sequence, Timestamp};
 
@@ -232,6 +232,11 @@ impl Router {
             Tried::Holds(held) => Ok(held),
             Tried::TakenBack(..) => Err(verdict),
         }
+    }
+
+    /// Whether nothing changes by trying.
+    pub(super) fn is_full(&self, budget: &Budget) -> bool {
+        self.spent(&budget.counter(self.now())).is_some_and(|spent| is_full(budget, &spent))
     }
 
     /// Whether a counter has room for so much more at some moment.
