@@ -99,15 +99,12 @@ impl<T> Line<T> {
         let share = self.shares[index];
         let taken = self.levels[index].pop(|gate: &Gate| room(&gate.budgets))?;
         let tokens = taken.0.tokens;
-        if std::mem::take(&mut self.levels[index].is_passed_over) {
-            let others = (0..3).filter(|other| *other != index);
-            let others = others.map(|other| &self.levels[other]);
-            let waiting = others.filter(|level| level.length > 0 && !level.is_passed_over);
-            let time = waiting.map(|level| level.pass).min().unwrap_or(self.clock);
-            let level = &mut self.levels[index];
+        // Of the others: it is not among them while it is passed over.
+        let time = self.time();
+        let level = &mut self.levels[index];
+        if std::mem::take(&mut level.is_passed_over) {
             level.pass = level.pass.max(time.saturating_sub(credit(tokens) / share));
         }
-        let level = &mut self.levels[index];
         level.pending = level.pending.saturating_add(tokens.saturating_mul(SCALE) / share);
         Some(taken)
     }
