@@ -394,6 +394,7 @@ impl Audit {
                         takes: None,
                         usage_sequence: None,
                         corrects: None,
+                        limit: None,
                     },
                 };
                 Ok(line.entries().into_iter().map(correction).collect())
@@ -409,6 +410,7 @@ impl Audit {
                     takes: None,
                     usage_sequence: None,
                     corrects: Some(difference.sequence),
+                    limit: None,
                 };
                 Ok(vec![Correction {
                     counter: beside.counter.clone(),

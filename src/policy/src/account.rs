@@ -323,9 +323,10 @@ impl Account {
         let windows = self.reserved.get_mut(&counter.budget).and_then(|of| of.get_mut(&entry.attempt));
         if let Some(held) = windows.and_then(|windows| windows.get_mut(&counter.window))
             && let Some(tried) = entry.tried.as_ref().filter(|_| entry.kind == EntryKind::Reserve)
+            && let Some(limit) = entry.limit
             && held.tries.iter().any(|(known, _)| known == tried)
         {
-            let known = Try { total, stored_ms: now.timestamp_millis(), is_taken: false };
+            let known = Try { total, limit, stored_ms: now.timestamp_millis(), is_taken: false };
             held.known.insert(tried.clone(), known);
         }
     }

@@ -361,7 +361,7 @@ pub fn is_full(budget: &Budget, spent: &Spent) -> bool {
     spent.total_nano_usd >= budget.limit && spent.spent_nano_usd < budget.limit
 }
 
-/// How long a router may take to take back what a limit refused, or to hear of another limit.
+/// How long a router may take to take back what a limit refused.
 const TAKEN_BACK_MS: i64 = 10_000;
 
 /// What becomes of a try that another router made for a request, and that is not over.
@@ -376,10 +376,10 @@ pub enum Orphan {
     Open,
 }
 
-/// What becomes of one of which so much is known.
-pub fn orphan(limit: i64, known: Option<&Try>, now: Timestamp) -> Orphan {
+/// What becomes of one of which so much is known. By the limit that its router went by, which may be another one since.
+pub fn orphan(known: Option<&Try>, now: Timestamp) -> Orphan {
     match known {
-        Some(known) if known.total <= limit => Orphan::Holds,
+        Some(known) if known.total <= known.limit => Orphan::Holds,
         Some(known) if !known.is_taken && now.timestamp_millis() - known.stored_ms > TAKEN_BACK_MS => {
             Orphan::Refused
         }

@@ -94,6 +94,9 @@ pub struct Entry {
     /// For a correction of an entry that is of no account: that entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corrects: Option<Sequence>,
+    /// For a try to reserve: the limit that it is judged by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<i64>,
 }
 
 /// JetStream's id of the entry that takes a try back or settles it.
@@ -147,8 +150,10 @@ pub struct OpenAnswer {
 /// What is known of a try to reserve that is not over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Try {
-    /// What the counter said with it: it holds if that was within the limit.
+    /// What the counter said with it.
     pub total: i64,
+    /// The limit that it was judged by: it holds if the total was within that.
+    pub limit: i64,
     /// When it was stored, in milliseconds.
     pub stored_ms: i64,
     /// Whether another router went on with it.

@@ -153,9 +153,8 @@ impl Context {
         // whether one had it: a server that was killed delivers it as if for the first time. It may be alive as well, with the
         // same request in its hands, and about to take its try back: what is relied on here is made one's own first.
         let open = self.open(&item.identity, item.attempt, &counter, taken_back).await.unwrap_or_default();
-        let (refused, open): (Vec<_>, Vec<_>) = open
-            .into_iter()
-            .partition(|(.., known)| orphan(budget.limit, known.as_ref(), now) == Orphan::Refused);
+        let (refused, open): (Vec<_>, Vec<_>) =
+            open.into_iter().partition(|(.., known)| orphan(known.as_ref(), now) == Orphan::Refused);
         if !refused.is_empty() {
             let ended = refused.into_iter().map(|(tried, amount, _)| Held {
                 counter: counter.clone(),
@@ -168,9 +167,7 @@ impl Context {
         let sum = |open: &[(String, i64, Option<Try>)]| {
             open.iter().fold(0_i64, |sum, (_, amount, _)| sum.saturating_add(*amount))
         };
-        let holds = |(.., known): &(String, i64, Option<Try>)| {
-            orphan(budget.limit, known.as_ref(), now) == Orphan::Holds
-        };
+        let holds = |(.., known): &(String, i64, Option<Try>)| orphan(known.as_ref(), now) == Orphan::Holds;
         let held: Vec<_> = open.iter().filter(|open| holds(open)).cloned().collect();
         let is_enough = !held.is_empty() && sum(&held) >= amount;
         let open = if is_enough { held } else { open };
@@ -247,7 +244,8 @@ impl Context {
         item: &Item,
     ) -> Result<Tried, Refusal> {
         let id = uuid::Uuid::now_v7().to_string();
-        let entry = entry(EntryKind::Reserve, unit, &item.identity, item.attempt, &id);
+        let mut entry = entry(EntryKind::Reserve, unit, &item.identity, item.attempt, &id);
+        entry.limit = Some(budget.limit);
         let (_, total) = match self.bus.add(counter, &entry, amount, &id, PATIENCE).await {
             Ok(added) => added,
             Err(error) => {
@@ -351,5 +349,6 @@ fn entry(kind: EntryKind, unit: Unit, identity: &Identity, attempt: u32, tried: 
         takes: None,
         usage_sequence: None,
         corrects: None,
+        limit: None,
     }
 }

@@ -122,6 +122,7 @@ impl Ledger {
                     corrects: None,
                     unit: Unit::NanoUsd,
                     usage_sequence: None,
+                    limit: None,
                 };
                 if add(&ledger.process, &due.counter, entry, due.amount, &due.id).await.is_err() {
                     ledger.process.world.book.borrow_mut().failed(&due);
@@ -190,6 +191,7 @@ impl Ledger {
                 corrects: None,
                 unit: Unit::NanoUsd,
                 usage_sequence: Some(up_to),
+                limit: None,
             };
             let id = format!("open/{counter}");
             // Read back, or tried again.

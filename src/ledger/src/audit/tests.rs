@@ -56,6 +56,7 @@ impl Stream {
                 takes: None,
                 usage_sequence: (kind == EntryKind::Open).then_some(0),
                 corrects: None,
+                limit: None,
             },
             id: String::new(),
             amount,

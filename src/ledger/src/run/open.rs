@@ -39,6 +39,7 @@ impl Settler<'_> {
             takes: None,
             usage_sequence: Some(up_to),
             corrects: None,
+            limit: None,
         };
         if !self.lease.is_held() {
             return Ok(());

@@ -315,6 +315,7 @@ impl Settler<'_> {
                     takes: None,
                     usage_sequence: None,
                     corrects: None,
+                    limit: None,
                 };
                 tollgate_bus::point("ledger.settle");
                 // Looked at last: the write is what must not come late.

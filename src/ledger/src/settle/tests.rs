@@ -55,6 +55,7 @@ impl Entries {
                 takes: None,
                 usage_sequence,
                 corrects: None,
+                limit: None,
             },
             id: match kind {
                 EntryKind::Settle => "end/t".into(),

@@ -28,6 +28,7 @@ fn entry(kind: EntryKind, attempt: u32) -> Entry {
         takes: None,
         usage_sequence: None,
         corrects: None,
+        limit: None,
     }
 }
 
@@ -166,7 +167,7 @@ fn what_the_counter_said_goes_with_a_try_until_it_is_over() {
         account.tries().into_iter().map(|(tried, of)| (tried, of.total, of.is_taken)).collect::<Vec<_>>()
     };
     for (tried, total) in [("held", 3), ("refused", 4)] {
-        let reserve = entry_of(EntryKind::Reserve, 1, Some(tried.into()));
+        let reserve = Entry { limit: Some(3), ..entry_of(EntryKind::Reserve, 1, Some(tried.into())) };
         account.note_entry(&counter("w"), &reserve, 1, 1, at(1));
         account.note_total(&counter("w"), &reserve, total, at(1));
     }

@@ -107,6 +107,7 @@ fn entry(kind: EntryKind, identity: &Identity, attempt: u32, tried: &str) -> Ent
         attempt,
         tried: Some(tried.to_owned()),
         usage_sequence: None,
+        limit: None,
     }
 }
 
@@ -193,7 +194,7 @@ impl Router {
         let tries = answer.as_ref().map(|answer| answer.tries.clone()).unwrap_or_default();
         let of_counter = answer.into_iter().flat_map(|answer| answer.open).filter(|(of, ..)| *of == counter);
         let open: Vec<(String, i64)> = of_counter.map(|(_, tried, amount)| (tried, amount)).collect();
-        let orphan = |tried: &String| orphan(budget.limit, tries.get(tried), now);
+        let orphan = |tried: &String| orphan(tries.get(tried), now);
         let (refused, open): (Vec<_>, Vec<_>) =
             open.into_iter().partition(|(tried, _)| orphan(tried) == Orphan::Refused);
         if !refused.is_empty() {
@@ -273,7 +274,8 @@ impl Router {
     ) -> Result<Tried, Verdict> {
         let id = format!("try-{}", self.process.world.number());
         let identity = &item.job.identity;
-        let reserve = entry(EntryKind::Reserve, identity, item.attempt, &id);
+        let mut reserve = entry(EntryKind::Reserve, identity, item.attempt, &id);
+        reserve.limit = Some(budget.limit);
         let Ok((_, total)) = add(&self.process, counter, reserve, amount, &id).await else {
             return Err(Verdict::Wait);
         };
