@@ -19,6 +19,7 @@ pub mod check;
 pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod counters;
 pub mod money;
 pub mod nats;
 pub mod port;

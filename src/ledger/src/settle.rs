@@ -13,7 +13,7 @@ use tollgate_bus::counter::StoredEntry;
 use tollgate_policy::account::{Account, Line};
 use tollgate_policy::budget::{Budget, Budgets};
 use tollgate_protocol::Sequence;
-use tollgate_protocol::budget::{Counter, EntryKind, OpenAnswer, OpenQuestion, Spent, Unit};
+use tollgate_protocol::budget::{Counter, EntryKind, OTHERS_MAX, OpenAnswer, OpenQuestion, Spent, Unit};
 use tollgate_protocol::usage::UsageEvent;
 
 use crate::Ledger;
@@ -342,7 +342,13 @@ impl Book {
     pub fn answer(&self, question: &OpenQuestion) -> Result<OpenAnswer, Error> {
         let account = self.stored(&question.account)?.unwrap_or_default();
         let open = account.open(question.attempt, &self.budgets);
-        Ok(OpenAnswer { sequence: self.cursors.entries, open, tries: account.tries() })
+        let mut others = Vec::new();
+        for other in question.others.iter().take(OTHERS_MAX) {
+            if self.stored(other)?.is_some_and(|account| account.is_reserved_for(&self.budgets)) {
+                others.push(other.clone());
+            }
+        }
+        Ok(OpenAnswer { sequence: self.cursors.entries, open, tries: account.tries(), others })
     }
 
     /// The accounts that know of a call after this usage event that the budget would be charged for: few, of all that are

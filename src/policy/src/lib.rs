@@ -29,3 +29,4 @@ pub mod retry;
 pub mod retry_budget;
 pub mod route;
 pub mod served;
+pub mod stuck;

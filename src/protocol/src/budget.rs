@@ -133,7 +133,13 @@ pub struct OpenQuestion {
     pub account: String,
     /// The attempt that is to be made.
     pub attempt: u32,
+    /// Accounts of others that are asked about at once; see [`OTHERS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<String>,
 }
+
+/// So many others can be asked about in one question; further ones are not looked at.
+pub const OTHERS_MAX: usize = 256;
 
 /// The answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,6 +151,9 @@ pub struct OpenAnswer {
     /// What is known of each of them, by its id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tries: BTreeMap<String, Try>,
+    /// Those of the others that something is reserved for, and not over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<String>,
 }
 
 /// What is known of a try to reserve that is not over.

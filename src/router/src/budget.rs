@@ -303,7 +303,7 @@ impl Context {
         after: Sequence,
     ) -> Option<Vec<(String, i64, Option<Try>)>> {
         let subject = self.bus.subjects().control("budget", "open");
-        let question = OpenQuestion { account: identity.to_string(), attempt };
+        let question = OpenQuestion { account: identity.to_string(), attempt, others: Vec::new() };
         let payload = bytes::Bytes::from(serde_json::to_vec(&question).ok()?);
         let until = Instant::now() + LEDGER_WAIT;
         while Instant::now() < until {
@@ -321,6 +321,17 @@ impl Context {
             tokio::time::sleep(LEDGER_LOOK).await;
         }
         None
+    }
+
+    /// Those of some requests that something is reserved for, as far as the ledger says.
+    pub(crate) async fn reserved_for(&self, identities: &[Identity]) -> Vec<String> {
+        let subject = self.bus.subjects().control("budget", "open");
+        let others = identities.iter().map(Identity::to_string).collect();
+        let question = OpenQuestion { account: String::new(), attempt: 0, others };
+        let Ok(payload) = serde_json::to_vec(&question) else { return Vec::new() };
+        let asked = self.bus.client().request(subject, payload.into());
+        let Ok(Ok(answer)) = tokio::time::timeout(LEDGER_WAIT, asked).await else { return Vec::new() };
+        serde_json::from_slice::<OpenAnswer>(&answer.payload).map(|answer| answer.others).unwrap_or_default()
     }
 
     /// When a spent budget is looked at again.

@@ -3,6 +3,7 @@
 mod close;
 mod configured;
 mod repeated;
+mod stuck;
 mod used;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use tollgate_policy::outputs::Outputs;
 use tollgate_policy::repeats::{self, Repeats};
 use tollgate_policy::route::{Route, still_goes};
 use tollgate_policy::served::Served;
+use tollgate_policy::stuck::Stuck;
 use tollgate_protocol::Identity;
 use tollgate_protocol::job::Job;
 use tollgate_telemetry::{self as telemetry, Role};
@@ -49,13 +51,15 @@ const INTAKE_MAX: usize = 64;
 /// What a task of the desk came to.
 enum Done {
     /// A dispatch ended.
-    Dispatched(Dispatched),
+    Dispatched(Box<Dispatched>),
     /// A due message is to be looked at like one that has just come.
     Woken(Box<(Holding, Job)>),
     /// A message is to be ordered.
     Due(Box<(Holding, Job)>),
     /// Its target is decided.
     Decided(Box<(Holding, Job)>),
+    /// Something is reserved for these already.
+    Reserved(Vec<String>),
 }
 
 /// What comes to the desk.
@@ -84,6 +88,7 @@ pub(crate) struct Desk {
     heartbeats: Heartbeats,
     queue: Queue<Box<Item>>,
     gates: Gates,
+    stuck: Stuck,
     served: Served,
     inputs: Inputs,
     outputs: Outputs,
@@ -108,6 +113,7 @@ impl Desk {
             heartbeats,
             queue,
             gates: Gates::default(),
+            stuck: Stuck::default(),
             served: Served::default(),
             inputs: Inputs::default(),
             outputs: Outputs::default(),
@@ -204,7 +210,7 @@ impl Desk {
             self.tasks.spawn(async move {
                 let dispatched = dispatch(&context, item).await;
                 // The desk outlives its tasks; if it does not, the message comes again.
-                let _ = done.send(Done::Dispatched(dispatched));
+                let _ = done.send(Done::Dispatched(Box::new(dispatched)));
             });
         }
         // With nothing to send there is nothing to wake up for.
@@ -348,20 +354,24 @@ impl Desk {
     }
 
     fn note(&mut self, done: Done) {
-        let Dispatched { mut place, hot, seen, left } = match done {
-            Done::Dispatched(dispatched) => dispatched,
+        let Dispatched { mut place, hot, seen, full, passed, left } = match done {
+            Done::Dispatched(dispatched) => *dispatched,
             Done::Woken(woken) => return self.come(woken.0, woken.1),
             Done::Due(due) => return self.choose(due.0, due.1),
             Done::Decided(decided) => {
                 let (message, mut job) = *decided;
                 return self.order(message, &mut job);
             }
+            Done::Reserved(accounts) => return self.reserved(&accounts),
         };
         self.in_flight -= 1;
         let is_outdated = !Arc::ptr_eq(&hot, &self.hot);
         if is_outdated {
             // Their numbers are of another configuration.
             place.gate.budgets.clear();
+        } else {
+            self.stuck.passed(&passed);
+            full.inspect(|budget| self.stuck.refused(*budget, tollgate_bus::now()));
         }
         self.gates.seen(&place, seen, now());
         if seen == Seen::Full {
@@ -436,6 +446,7 @@ impl Desk {
                 item.set_permit(None);
             }
         }
+        self.look_for_orphans(time);
         for settlement in self.served.overdue(time) {
             self.queue.settle(&settlement);
         }

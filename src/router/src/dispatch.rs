@@ -29,7 +29,7 @@ const PATIENCE: Patience = Patience(Duration::from_secs(5));
 /// Tries to reserve before a request makes way for others.
 const WAITS_MAX: u32 = 3;
 /// For how long it does.
-const WAIT_ELSEWHERE: Duration = Duration::from_secs(1);
+pub(crate) const WAIT_ELSEWHERE: Duration = Duration::from_secs(1);
 
 /// A dispatch that is over.
 pub(crate) struct Dispatched {
@@ -37,6 +37,10 @@ pub(crate) struct Dispatched {
     /// What was in force for it.
     pub(crate) hot: Arc<Hot>,
     pub(crate) seen: Seen,
+    /// The budget that has no room because of what is reserved in it.
+    pub(crate) full: Option<usize>,
+    /// The budgets that it got room in.
+    pub(crate) passed: Vec<usize>,
     pub(crate) left: Left,
 }
 
@@ -58,9 +62,22 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
     let place = item.place.clone();
     let hot = Arc::clone(&item.hot);
     let budgets = &hot.budgets.0;
-    let done = |seen, left| Dispatched { place: place.clone(), hot: Arc::clone(&hot), seen, left };
     let of = |budget: usize| budgets.get(budget);
     let reserving = context.reserve(&mut item).await;
+    let (mut full, mut passed) = (None, Vec::new());
+    match &reserving {
+        Reserving::Wait(budget, _) => full = Some(*budget),
+        Reserving::Done => passed.clone_from(&item.needs.budgets),
+        _ => {}
+    }
+    let done = |seen, left| Dispatched {
+        place: place.clone(),
+        hot: Arc::clone(&hot),
+        seen,
+        full,
+        passed: passed.clone(),
+        left,
+    };
     if let Reserving::Wait(budget, _) | Reserving::NoTurn(budget, _) | Reserving::Spent(budget, _) = reserving
         && let Some(limit) = of(budget).filter(|limit| item.is_rejected_by(limit))
     {
@@ -96,7 +113,7 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
             // What is left is too little for this request, and may be enough for others.
             item.too_large_for = of(budget).is_some_and(|of| spent < of.limit).then_some(budget);
             let is_alone = item.too_large_for.is_some();
-            let full = if is_alone { Seen::Alone(until) } else { Seen::NoRoom(budget, until) };
+            let seen = if is_alone { Seen::Alone(until) } else { Seen::NoRoom(budget, until) };
             let when_spent = of(budget).map(|budget| (budget, budget.when_spent));
             let waits = |seen, item| {
                 telemetry::count_budget_wait(of(budget).map_or("", |budget| &budget.name));
@@ -111,9 +128,9 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
                         let identity = item.identity.clone();
                         done(Seen::NotTried, Left::Again(identity, Box::new((item.message, job))))
                     }
-                    None => waits(full, item),
+                    None => waits(seen, item),
                 },
-                Some((_, WhenSpent::Hold)) | None => waits(full, item),
+                Some((_, WhenSpent::Hold)) | None => waits(seen, item),
             };
         }
         Reserving::TooSmall(budget, amount) => {

@@ -60,6 +60,8 @@ pub(crate) struct Item {
     pub(crate) amounts: Vec<Need>,
     /// Tries to reserve that found no room.
     pub(crate) waits: u32,
+    /// When the ledger was last asked whether something is reserved for it.
+    pub(crate) asked: Option<Timestamp>,
     /// What is reserved for it.
     pub(crate) reserved: Option<Vec<Held>>,
     /// When it may begin under limits of requests per minute that it has a number of.
@@ -242,6 +244,7 @@ pub(crate) fn item(
         needs,
         amounts: Vec::new(),
         waits: 0,
+        asked: None,
         reserved: None,
         turns: Vec::new(),
         rejects_on_limit: job.rejects_on_limit,

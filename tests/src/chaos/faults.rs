@@ -11,6 +11,9 @@ use crate::roles::Role;
 /// pass: few are enough where only some requests come by.
 pub const POINTS: &[(&str, Role, u64)] = &[
     ("router.taken", Role::Router, 12),
+    ("router.reserve.stored", Role::Router, 12),
+    ("router.reserved", Role::Router, 12),
+    ("router.numbered", Role::Router, 6),
     ("router.dispatch.stored", Role::Router, 12),
     ("router.end.stored", Role::Router, 3),
     ("router.hold.stored", Role::Router, 3),
@@ -26,6 +29,7 @@ pub const POINTS: &[(&str, Role, u64)] = &[
     ("worker.usage", Role::Worker, 12),
     ("worker.done", Role::Worker, 12),
     ("worker.lost", Role::Worker, 1),
+    ("ledger.settle", Role::Ledger, 12),
 ];
 
 /// Those that only few requests come by.

@@ -18,6 +18,9 @@ pub(super) const TEAMS: [&str; 3] = ["red", "green", "blue"];
 /// Time to live of a request that asks for none here: longer than any run.
 const LONG_MS: u64 = 600_000;
 
+/// More than any answer here has.
+const MAX_TOKENS: u64 = 16;
+
 /// How long the server may refuse, or be away, altogether.
 const STORED_WITHIN: Duration = Duration::from_secs(120);
 
@@ -52,10 +55,11 @@ impl Planned {
         let millis = |rng: &mut Rng, low, high| Duration::from_millis(rng.between(low, high));
         let ttl_ms = if rng.chance(8) { rng.between(1_000, 5_000) } else { LONG_MS };
         let identity = Identity::new(team, "chaos", &format!("r{n}"));
-        let request = Request::chat(&identity, model, &format!("chaos request {n}"))
-            .priority(priority)
-            .encoding(encoding)
-            .field("ttl_ms", ttl_ms);
+        // What an answer may have is known, so that a budget can be strict.
+        let messages = json!([{"role": "user", "content": format!("chaos request {n}")}]);
+        let body = json!({"model": model, "max_tokens": MAX_TOKENS, "messages": messages});
+        let request =
+            Request::with_body(&identity, body).priority(priority).encoding(encoding).field("ttl_ms", ttl_ms);
         let not_before = (ttl_ms == LONG_MS && rng.chance(3)).then(|| millis(rng, 500, 4_000));
         Self {
             request,

@@ -5,6 +5,7 @@
 //!
 //! Nothing here shares code with the broker: what is checked is read from the streams and from the provider's own log.
 
+mod counted;
 mod faults;
 mod load;
 mod rng;

@@ -6,6 +6,7 @@ use futures_util::StreamExt;
 use tokio::task::JoinSet;
 
 use super::Options;
+use super::counted;
 use super::faults::{Fault, Table};
 use super::load::{Accepted, Planned, TEAMS, publish};
 use super::rng::Rng;
@@ -40,7 +41,7 @@ pub async fn run(options: &Options) -> Outcome {
         .collect();
     plan.sort_by_key(|(at, _)| *at);
 
-    let mut stage = Stage::start(&TEAMS, options.seed).await;
+    let mut stage = Stage::start(&TEAMS, options.seed, &counted::config(options.requests)).await;
     let client = Client::connect(&stage.nats.url()).await;
     let mut lives = Vec::new();
     for team in TEAMS {

@@ -47,6 +47,7 @@ pub(super) struct Stage {
     pub(super) nats: NatsServer,
     pub(super) main: Provider,
     pub(super) backup: Provider,
+    broker: Broker,
     slots: Vec<Slot>,
     mood: Arc<Mutex<Mood>>,
     is_gone: bool,
@@ -58,7 +59,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) async fn start(teams: &[&str], seed: u64) -> Self {
+    pub(super) async fn start(teams: &[&str], seed: u64, sections: &str) -> Self {
         let nats = NatsServer::start().await;
         let (main, backup) = tokio::join!(Provider::start(), Provider::start());
         let config = teams.iter().fold(Config::new(), |config, team| config.team(team));
@@ -69,7 +70,8 @@ impl Stage {
             .provider("backup", &backup.base_url(), IN_FLIGHT, &[("b-1", BACKUP)])
             .raw("[retry]\nretry_after_max_ms = 2000\nbackoff_max_ms = 2000\n")
             .model("small", &["sim/m-1"])
-            .model("pair", &["sim/m-1", "backup/b-1"]);
+            .model("pair", &["sim/m-1", "backup/b-1"])
+            .raw(sections);
         let broker = Broker::new(&config, &nats.url());
         let (router, worker) = (Role::Router, Role::Worker);
         let roles = [router, router, router, worker, worker, worker, Role::Ledger, Role::Ask];
@@ -89,6 +91,7 @@ impl Stage {
             nats,
             main,
             backup,
+            broker,
             slots,
             mood,
             is_gone: false,
@@ -252,6 +255,30 @@ impl Stage {
         self.server_at = self.server_at.and(soon);
         self.server_cont_at = self.server_cont_at.and(soon);
         self.tend(rng, table).await;
+    }
+
+    /// Lets the broker compare its counters, its ledger and the usage events by itself.
+    ///
+    /// # Errors
+    /// What it said, if there is a difference or it could not be looked for.
+    pub(super) async fn reconcile(&self, wait: Duration) -> Result<(), String> {
+        let (server, wait) = (self.nats.url(), format!("{}s", wait.as_secs()));
+        let mut command = self.broker.command(&[
+            "reconcile",
+            "--json",
+            "--server",
+            server.as_str(),
+            "--wait",
+            wait.as_str(),
+        ]);
+        let ended = tokio::task::spawn_blocking(move || command.output()).await;
+        let ended = ended.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+        Err(format!("{} {stdout} {stderr}", ended.status))
     }
 
     /// What the processes had to say, for whoever looks for the reason.

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::Options;
+use super::counted;
 use super::faults::Table;
 use super::load::{Accepted, Planned};
 use super::stage::{BACKUP, IN_FLIGHT, PRICE, Stage};
@@ -67,11 +68,12 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// Broken promises, and examples of each.
 #[derive(Default)]
-struct Broken(BTreeMap<&'static str, (usize, Vec<String>)>);
+pub(super) struct Broken(BTreeMap<&'static str, (usize, Vec<String>)>);
 
 impl Broken {
-    fn add(&mut self, promise: &'static str, example: impl fmt::Display) {
+    pub(super) fn add(&mut self, promise: &'static str, example: impl fmt::Display) {
         let (count, examples) = self.0.entry(promise).or_default();
         *count += 1;
         if examples.len() < EXAMPLES {
@@ -142,6 +144,7 @@ pub(super) async fn of(
     let calls: Vec<Call> = providers.iter().flat_map(|provider| provider.calls()).collect();
     let lost = calls_and_events(client, &calls, &table, &mut broken).await;
     left_over(client, &responses, &table, &mut broken).await;
+    counted::check(stage, client, options.requests, SETTLED_WITHIN, &mut broken).await;
     Outcome {
         seed: options.seed,
         requests: planned.len(),

@@ -82,6 +82,31 @@ async fn no_more_are_in_flight_than_the_limit_whoever_is_killed() {
     stage.stop().await;
 }
 
+/// The only place is reserved for a request whose router died. Others of its team are before it in the order, and those of its own
+/// lane fill the hands of the router that is there: neither keeps it from going.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_router_died_goes_on_whoever_is_before_it() {
+    let roles = [Role::Worker, Role::Ledger, Role::Router];
+    let mut stage = Stage::with(&roles, |provider| config(provider, &of_team("in_flight = 1"))).await;
+    stage.running[2].restart_at(Some("router.reserved:1:kill"));
+    let first = request("first", 2).priority("low");
+    stage.client.publish(&first).await;
+    eventually(PATIENCE, "its end", async || (!stage.running[2].is_alive()).then_some(())).await;
+    // More of the same lane than a router has in hand.
+    let low: Vec<_> = (0..48).map(|n| request(&format!("low{n}"), 2).priority("low")).collect();
+    let high: Vec<_> = (0..48).map(|n| request(&format!("high{n}"), 2).priority("high")).collect();
+    stage.client.publish_all(&low).await;
+    stage.client.publish_all(&high).await;
+    stage.running[2].restart().await;
+    for request in [&first, &low[47], &high[47]] {
+        let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+        assert_eq!(response["status"], "succeeded", "{response}");
+    }
+    released(&stage).await;
+    assert_eq!(most_held(&entries(&stage.client).await, 1), 1);
+    stage.stop().await;
+}
+
 /// Tries that the limit refused, of routers that died before they took them back, are more than the limit allows. They are
 /// nobody's, and do not keep their own request waiting until its deadline.
 #[tokio::test(flavor = "multi_thread")]

@@ -89,15 +89,18 @@ fn what_is_spent_is_told_apart_from_what_is_reserved() {
     let outcome = book.read(&[entries.add(EntryKind::Reserve, &account, 1, 400)], &[]).unwrap();
     assert_eq!((outcome.due.len(), outcome.changed.len()), (0, 1));
     assert_eq!((book.spent(&counter()).spent_nano_usd, book.spent(&counter()).total_nano_usd), (50, 450));
-    let question = OpenQuestion { account: account.clone(), attempt: 1 };
-    assert_eq!(book.answer(&question).unwrap().open, [(counter(), "t".to_owned(), 400)]);
+    let question =
+        OpenQuestion { account: account.clone(), attempt: 1, others: vec![account.clone(), "a.b.c".into()] };
+    let answer = book.answer(&question).unwrap();
+    assert_eq!((answer.open, answer.others), (vec![(counter(), "t".to_owned(), 400)], vec![account.clone()]));
 
     let outcome = book.read(&[], &[(101, paid("r1", 120))]).unwrap();
     let [due] = outcome.due.as_slice() else { panic!("{outcome:?}") };
     assert_eq!((due.amount, due.account.as_str(), due.attempt), (-280, account.as_str(), 1));
     assert_eq!(book.spent(&counter()).spent_nano_usd, 170, "it is spent before it is settled");
     assert_eq!(book.all_due().unwrap(), [], "it is being written");
-    assert_eq!(book.answer(&question).unwrap().open, []);
+    let answer = book.answer(&question).unwrap();
+    assert_eq!((answer.open, answer.others), (Vec::new(), Vec::<String>::new()));
     book.failed(due);
     assert_eq!(book.all_due().unwrap(), outcome.due);
 

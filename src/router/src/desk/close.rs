@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Desk, Done, Incoming};
-use crate::dispatch::{Dispatched, Left};
+use crate::dispatch::Left;
 
 impl Desk {
     /// What waits goes back to the server at once; what is under way is finished.
@@ -27,13 +27,12 @@ impl Desk {
         drop(self.done_sender);
         while let Ok(done) = self.done.try_recv() {
             match done {
-                Done::Dispatched(Dispatched { left: Left::Item(item), .. }) => {
-                    self.context.let_go(*item).await
-                }
-                Done::Dispatched(Dispatched { left: Left::Again(_, again), .. }) => {
-                    again.0.hand_back(Duration::ZERO).await;
-                }
-                Done::Dispatched(_) => {}
+                Done::Dispatched(dispatched) => match dispatched.left {
+                    Left::Item(item) => self.context.let_go(*item).await,
+                    Left::Again(_, again) => again.0.hand_back(Duration::ZERO).await,
+                    Left::Nothing | Left::Unserved(_) => {}
+                },
+                Done::Reserved(_) => {}
                 Done::Woken(due) | Done::Due(due) | Done::Decided(due) => {
                     due.0.hand_back(Duration::ZERO).await
                 }

@@ -17,6 +17,7 @@ impl Desk {
         self.load_vocabularies();
         // They have other numbers now, and other limits.
         self.gates.in_force(&self.hot.budgets);
+        self.stuck.clear();
         let hot = Arc::clone(&self.hot);
         for (_, item) in self.queue.take_out(|item| !stays(item, &hot)) {
             self.let_go(item);

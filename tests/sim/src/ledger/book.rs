@@ -213,7 +213,7 @@ impl Book {
     pub fn answer(&self, question: &OpenQuestion) -> OpenAnswer {
         let account = self.accounts.get(&question.account).cloned().unwrap_or_default();
         let open = account.open(question.attempt, &self.budgets);
-        OpenAnswer { sequence: self.entries, open, tries: account.tries() }
+        OpenAnswer { sequence: self.entries, open, tries: account.tries(), others: Vec::new() }
     }
 
     fn due(&mut self, name: &str, due: &mut Vec<Due>) {

@@ -310,7 +310,7 @@ impl Router {
     async fn open(&self, identity: &Identity, attempt: u32, after: Sequence) -> Option<OpenAnswer> {
         let until = self.process.world.exec.now() + LEDGER_WAIT;
         while self.process.world.exec.now() < until {
-            let question = OpenQuestion { account: identity.to_string(), attempt };
+            let question = OpenQuestion { account: identity.to_string(), attempt, others: Vec::new() };
             let asked = self.process.io(move |world| {
                 let ledger = world.present.borrow().ledger.clone()?.upgrade()?;
                 ledger.answer(&question)

@@ -1,0 +1,96 @@
+//! What must stand in the counters of budgets and limits, whatever happened.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::stage::Stage;
+use super::verdict::Broken;
+use crate::client::Client;
+use crate::counters::{Entry, entries, most_held, paid, totals};
+
+/// What a team may spend in all that time, in nano-dollars for each request that is published, and as the file has it. Red's
+/// is spent on the way: the rest is rejected. The others' never are.
+const RED_NANO_USD: u64 = 800;
+const WIDE_NANO_USD: u64 = 1_000_000_000_000;
+/// Requests of the team green at a time.
+const IN_FLIGHT: i64 = 8;
+
+/// The sections of the configuration.
+pub(super) fn config(requests: usize) -> String {
+    let budget = |team: &str, limit: u64, reserve: &str, when_spent: &str| {
+        let limit = crate::money::usd(limit);
+        format!(
+            "[[budgets]]\nname = \"{team}\"\nscope = {{ team = \"{team}\" }}\nlimit_usd = \"{limit}\"\nper = \"total\"\n\
+             reserve = \"{reserve}\"\nwhen_spent = \"{when_spent}\"\n"
+        )
+    };
+    let limit = |team: &str, limit: &str| {
+        format!("[[limits]]\nname = \"{team}\"\nscope = {{ team = \"{team}\" }}\n{limit}\n")
+    };
+    [
+        budget("red", red(requests), "strict", "reject"),
+        budget("green", WIDE_NANO_USD, "strict", "hold"),
+        budget("blue", WIDE_NANO_USD, "estimate", "hold"),
+        limit("green", &format!("in_flight = {IN_FLIGHT}")),
+        limit("blue", "requests_per_minute = 3000\ntokens_per_minute = 1000000\nin_flight = 1000"),
+    ]
+    .concat()
+}
+
+fn red(requests: usize) -> u64 {
+    requests as u64 * RED_NANO_USD
+}
+
+/// Waits until the counters say what was paid, and nothing is in flight; then looks at how it came to that.
+pub(super) async fn check(
+    stage: &Stage,
+    client: &Client,
+    requests: usize,
+    within: Duration,
+    broken: &mut Broken,
+) {
+    let begun = Instant::now();
+    loop {
+        let wrong = wrong(client).await;
+        if wrong.is_empty() {
+            break;
+        }
+        if begun.elapsed() > within {
+            wrong.iter().for_each(|wrong| broken.add("a counter is not what it should be", wrong));
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let entries = entries(client).await;
+    let strict = [
+        ("llm.budget.red.total", i64::try_from(red(requests)).unwrap_or(i64::MAX)),
+        ("llm.budget.green-in-flight.total", IN_FLIGHT),
+    ];
+    for (counter, limit) in strict {
+        let of_it: Vec<&Entry> = entries.iter().filter(|entry| entry.subject == counter).collect();
+        if let Err(how) = most_held(of_it, limit) {
+            broken.add("a limit was passed", format_args!("{counter}: {how}"));
+        }
+    }
+    if let Err(said) = stage.reconcile(within).await {
+        broken.add("reconcile finds a difference", said);
+    }
+}
+
+/// Counters that do not say what they should, and what that is.
+async fn wrong(client: &Client) -> Vec<String> {
+    let mut expected = BTreeMap::from([
+        ("llm.budget.green-in-flight.total".to_owned(), 0),
+        ("llm.budget.blue-in-flight.total".to_owned(), 0),
+    ]);
+    for team in super::load::TEAMS {
+        expected.insert(format!("llm.budget.{team}.total"), paid(client, team).await);
+    }
+    let totals = totals(client).await;
+    let each = expected.into_iter().filter_map(|(counter, expected)| {
+        // Where nothing was reserved yet there is no counter.
+        let found = totals.get(&counter).copied().unwrap_or_default();
+        (found != expected).then(|| format!("{counter}: {found} instead of {expected}"))
+    });
+    each.collect()
+}
