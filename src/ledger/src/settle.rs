@@ -343,10 +343,11 @@ impl Book {
         let account = self.stored(&question.account)?.unwrap_or_default();
         let open = account.open(question.attempt, &self.budgets);
         let mut others = Vec::new();
-        for other in question.others.iter().take(OTHERS_MAX) {
-            if self.stored(other)?.is_some_and(|account| account.is_reserved_for(&self.budgets)) {
-                others.push(other.clone());
-            }
+        for (other, attempt) in question.others.iter().take(OTHERS_MAX) {
+            let Some(account) = self.stored(other)? else { continue };
+            let mut counters = account.open(*attempt, &self.budgets);
+            counters.dedup_by(|one, other| one.0 == other.0);
+            others.extend(counters.into_iter().map(|(counter, ..)| (other.clone(), counter)));
         }
         Ok(OpenAnswer { sequence: self.cursors.entries, open, tries: account.tries(), others })
     }

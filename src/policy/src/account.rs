@@ -391,11 +391,6 @@ impl Account {
             .collect()
     }
 
-    /// Whether anything is reserved for it that is not over.
-    pub fn is_reserved_for(&self, budgets: &Budgets) -> bool {
-        self.lines(budgets, |_| None).iter().any(|line| line.cost.is_none() && !line.tries.is_empty())
-    }
-
     /// When the first of these attempts of one use of the identity began.
     fn called_ms(&self, used: Option<i64>, start: u32, end: u32) -> Option<i64> {
         let used = used?;

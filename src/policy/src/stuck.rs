@@ -4,24 +4,22 @@
 //! nobody else does. But it can be behind all others in the order, which are tried again and again and find no room; or
 //! outside of all hands, because they fill these. So where nothing passes for a while, the ledger is asked which of the
 //! requests in hand something is reserved for, and they are tried out of turn: that takes no room from anybody. If it goes
-//! on, some in hand make way for others.
+//! on, a few make way, where they fill a hand.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::TimeDelta;
-use tollgate_protocol::Timestamp;
 use tollgate_protocol::budget::OTHERS_MAX;
+use tollgate_protocol::{Priority, Timestamp};
 
 /// From then on the ledger is asked.
 const ASKED_AFTER: TimeDelta = TimeDelta::seconds(1);
 /// From then on some make way: most calls are over by then.
 const MAKES_WAY_AFTER: TimeDelta = TimeDelta::seconds(10);
-/// So many make way at a time, and one in [`MAKE_WAY_PART`] of those that wait.
-const MAKE_WAY_MAX: usize = 32;
-/// See [`MAKE_WAY_MAX`].
-const MAKE_WAY_PART: usize = 4;
-/// As many as a router has in hand of a lane. Fewer are in nobody's way.
-const HAND: usize = 32;
+/// Of held requests one in so many makes way at a time; of fewer than [`RELEASED_LEAST`] none.
+const RELEASED_PART: usize = 8;
+/// As many as every team may have in hand.
+const RELEASED_LEAST: usize = 4;
 
 /// Since when nothing passed, by the number of the budget.
 #[derive(Debug, Default)]
@@ -36,15 +34,31 @@ pub struct Next {
     pub make_way: Vec<usize>,
 }
 
-/// A request that waits with nothing reserved that its router knows of.
+/// A request that waits.
 #[derive(Clone, Copy, Debug)]
 pub struct Waiting<'a> {
     /// What it needs room in.
     pub budgets: &'a [usize],
     /// Since when it is in hand.
     pub since: Timestamp,
-    /// When the ledger was last asked about it.
+    /// When the ledger last said that nothing is reserved for it.
     pub asked: Option<Timestamp>,
+    /// At which it waits.
+    pub priority: Priority,
+    /// Which it fills.
+    pub hand: Hand<'a>,
+}
+
+/// What a request keeps others out of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hand<'a> {
+    /// A lane of which a router has in hand as much as it may. What a dead router had is delivered before what is new: one
+    /// place is enough for it.
+    Lane(&'a str),
+    /// Held requests, of which every team may have so many in hand. Who makes way comes last.
+    Released,
+    /// Nothing.
+    None,
 }
 
 impl Stuck {
@@ -53,7 +67,7 @@ impl Stuck {
         self.0.entry(budget).or_insert(now);
     }
 
-    /// A request got room in these.
+    /// A request got room in these, or found that they are full for another reason.
     pub fn passed(&mut self, budgets: &[usize]) {
         self.0.retain(|budget, _| !budgets.contains(budget));
     }
@@ -68,31 +82,36 @@ impl Stuck {
         self.0.is_empty()
     }
 
-    /// Whether nothing has passed here for so long that the ledger is asked.
-    pub fn is_stuck(&self, budget: usize, now: Timestamp) -> bool {
-        self.is_over(budget, now, ASKED_AFTER)
-    }
-
-    fn is_over(&self, budget: usize, now: Timestamp, time: TimeDelta) -> bool {
-        self.0.get(&budget).is_some_and(|since| now - *since >= time)
-    }
-
-    /// Whom to ask about, those first that were not asked about for longest, and who makes way: of those that were asked
-    /// about before, those that are in hand for longest.
-    pub fn next(&self, waiting: &[Waiting<'_>], now: Timestamp) -> Next {
+    /// Whom to ask about, those first that were not asked about for longest, and who makes way, of those that nothing is
+    /// reserved for: of each lane the youngest; of held ones those of low priority first, and then those in hand for longest.
+    pub fn next(&mut self, waiting: &[Waiting<'_>], now: Timestamp) -> Next {
+        // What nobody in hand needs any more is not looked at, and was stuck at another time if somebody comes.
+        self.0.retain(|budget, _| waiting.iter().any(|of| of.budgets.contains(budget)));
+        let is_over = |budget: &usize, time| self.0.get(budget).is_some_and(|since| now - *since >= time);
         let of = |time| {
-            let waits =
-                move |at: &usize| waiting[*at].budgets.iter().any(|budget| self.is_over(*budget, now, time));
+            let waits = move |at: &usize| waiting[*at].budgets.iter().any(|budget| is_over(budget, time));
             (0..waiting.len()).filter(waits)
         };
         let mut ask: Vec<usize> = of(ASKED_AFTER).collect();
         ask.sort_by_key(|at| (waiting[*at].asked, waiting[*at].since));
         ask.truncate(OTHERS_MAX);
-        let mut make_way: Vec<usize> = of(MAKES_WAY_AFTER).collect();
-        let most = if make_way.len() < HAND { 0 } else { (make_way.len() / MAKE_WAY_PART).min(MAKE_WAY_MAX) };
-        make_way.retain(|at| waiting[*at].asked.is_some());
-        make_way.sort_by_key(|at| waiting[*at].since);
-        make_way.truncate(most);
+
+        let (mut lanes, mut released) = (BTreeMap::<&str, usize>::new(), Vec::new());
+        for at in of(MAKES_WAY_AFTER).filter(|at| waiting[*at].asked.is_some()) {
+            match waiting[at].hand {
+                Hand::Lane(lane) => {
+                    let youngest = lanes.entry(lane).or_insert(at);
+                    if waiting[at].since > waiting[*youngest].since {
+                        *youngest = at;
+                    }
+                }
+                Hand::Released => released.push(at),
+                Hand::None => {}
+            }
+        }
+        released.sort_by_key(|at| (std::cmp::Reverse(waiting[*at].priority), waiting[*at].since));
+        let most = if released.len() < RELEASED_LEAST { 0 } else { released.len().div_ceil(RELEASED_PART) };
+        let make_way: Vec<usize> = lanes.into_values().chain(released.into_iter().take(most)).collect();
         ask.retain(|at| !make_way.contains(at));
         Next { ask, make_way }
     }
@@ -107,7 +126,8 @@ mod tests {
     }
 
     fn waiting(budgets: &[usize], since: i64, asked: Option<i64>) -> Waiting<'_> {
-        Waiting { budgets, since: at(since), asked: asked.map(at) }
+        let (since, asked) = (at(since), asked.map(at));
+        Waiting { budgets, since, asked, priority: Priority::Normal, hand: Hand::None }
     }
 
     #[test]
@@ -119,14 +139,17 @@ mod tests {
         stuck.refused(1, at(900));
         assert_eq!(stuck.next(&all, at(999)), Next::default());
         assert_eq!(stuck.next(&all, at(1_000)), Next { ask: vec![0, 1], make_way: Vec::new() });
-        assert!(stuck.is_stuck(1, at(1_000)) && !stuck.is_stuck(0, at(1_000)));
         stuck.passed(&[0]);
-        assert!(stuck.is_stuck(1, at(1_000)));
+        assert_eq!(stuck.next(&all, at(1_000)).ask, [0, 1]);
         stuck.passed(&[0, 1]);
-        assert_eq!(stuck.next(&all, at(1_000)), Next::default());
+        assert!(stuck.is_empty());
         stuck.refused(1, at(1_000));
         stuck.clear();
         assert_eq!(stuck.next(&all, at(5_000)), Next::default());
+        stuck.refused(1, at(5_000));
+        assert_eq!(stuck.next(&all[2..], at(7_000)), Next::default());
+        stuck.refused(1, at(7_000));
+        assert_eq!(stuck.next(&all, at(7_500)), Next::default(), "nobody waited for it meanwhile");
     }
 
     #[test]
@@ -148,22 +171,33 @@ mod tests {
     }
 
     #[test]
-    fn after_a_while_those_make_way_that_were_asked_about() {
+    fn of_each_full_lane_the_youngest_makes_way_that_was_asked_about() {
         let mut stuck = Stuck::default();
         stuck.refused(0, at(0));
-        let mut all: Vec<_> = (0..100).map(|since| waiting(&[0], 100 - since, Some(9_000))).collect();
-        all[99].asked = None;
-        assert_eq!(stuck.next(&all, at(9_999)).make_way.len(), 0);
-        let next = stuck.next(&all, at(10_000));
-        assert_eq!(
-            next.make_way,
-            (74..99).rev().collect::<Vec<_>>(),
-            "a quarter, those that wait for longest"
-        );
-        assert_eq!((next.ask[0], next.ask.len()), (99, 75));
-        let many: Vec<_> = (0..1_000).map(|since| waiting(&[0], since, Some(9_000))).collect();
-        assert_eq!(stuck.next(&many, at(10_000)).make_way.len(), MAKE_WAY_MAX);
-        let few = &all[..HAND - 1];
-        assert_eq!(stuck.next(few, at(10_000)).make_way.len(), 0, "they fill no hand");
+        let of = |lane, since, asked| Waiting { hand: Hand::Lane(lane), ..waiting(&[0], since, asked) };
+        let all = [
+            of("a", 1, Some(9_000)),
+            of("a", 2, Some(9_000)),
+            of("a", 3, None),
+            of("b", 4, Some(9_000)),
+            waiting(&[0], 5, Some(9_000)),
+            Waiting { hand: Hand::Lane("c"), ..waiting(&[1], 6, Some(9_000)) },
+        ];
+        assert_eq!(stuck.next(&all, at(9_999)), Next { ask: vec![2, 0, 1, 3, 4], make_way: Vec::new() });
+        assert_eq!(stuck.next(&all, at(10_000)), Next { ask: vec![2, 0, 4], make_way: vec![1, 3] });
+    }
+
+    #[test]
+    fn of_held_ones_some_make_way_those_of_low_priority_first() {
+        let mut stuck = Stuck::default();
+        stuck.refused(0, at(0));
+        let of =
+            |priority, since| Waiting { priority, hand: Hand::Released, ..waiting(&[0], since, Some(9_000)) };
+        let mut all: Vec<_> = (0..10).map(|since| of(Priority::High, since)).collect();
+        assert_eq!(stuck.next(&all, at(10_000)).make_way, [0, 1], "one in eight");
+        all[7].priority = Priority::Low;
+        assert_eq!(stuck.next(&all, at(10_000)).make_way, [7, 0]);
+        assert_eq!(stuck.next(&all[..RELEASED_LEAST], at(10_000)).make_way, [0]);
+        assert_eq!(stuck.next(&all[..RELEASED_LEAST - 1], at(10_000)).make_way.len(), 0, "there is room");
     }
 }

@@ -133,9 +133,9 @@ pub struct OpenQuestion {
     pub account: String,
     /// The attempt that is to be made.
     pub attempt: u32,
-    /// Accounts of others that are asked about at once; see [`OTHERS_MAX`].
+    /// Accounts and attempts of others that are asked about at once; see [`OTHERS_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub others: Vec<String>,
+    pub others: Vec<(String, u32)>,
 }
 
 /// So many others can be asked about in one question; further ones are not looked at.
@@ -151,9 +151,9 @@ pub struct OpenAnswer {
     /// What is known of each of them, by its id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tries: BTreeMap<String, Try>,
-    /// Those of the others that something is reserved for, and not over.
+    /// The others that something is reserved for and not over, and in which counter.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub others: Vec<String>,
+    pub others: Vec<(String, Counter)>,
 }
 
 /// What is known of a try to reserve that is not over.

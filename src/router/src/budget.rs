@@ -323,15 +323,15 @@ impl Context {
         None
     }
 
-    /// Those of some requests that something is reserved for, as far as the ledger says.
-    pub(crate) async fn reserved_for(&self, identities: &[Identity]) -> Vec<String> {
+    /// Which of some requests the ledger knows something to be reserved for, and in which counter; `None` if it does not say.
+    pub(crate) async fn reserved_for(&self, requests: &[(Identity, u32)]) -> Option<Vec<(String, Counter)>> {
         let subject = self.bus.subjects().control("budget", "open");
-        let others = identities.iter().map(Identity::to_string).collect();
+        let others = requests.iter().map(|(identity, attempt)| (identity.to_string(), *attempt)).collect();
         let question = OpenQuestion { account: String::new(), attempt: 0, others };
-        let Ok(payload) = serde_json::to_vec(&question) else { return Vec::new() };
+        let payload = serde_json::to_vec(&question).ok()?;
         let asked = self.bus.client().request(subject, payload.into());
-        let Ok(Ok(answer)) = tokio::time::timeout(LEDGER_WAIT, asked).await else { return Vec::new() };
-        serde_json::from_slice::<OpenAnswer>(&answer.payload).map(|answer| answer.others).unwrap_or_default()
+        let answer = tokio::time::timeout(LEDGER_WAIT, asked).await.ok()?.ok()?;
+        serde_json::from_slice::<OpenAnswer>(&answer.payload).ok().map(|answer| answer.others)
     }
 
     /// When a spent budget is looked at again.

@@ -28,6 +28,7 @@ use tollgate_policy::route::{Route, still_goes};
 use tollgate_policy::served::Served;
 use tollgate_policy::stuck::Stuck;
 use tollgate_protocol::Identity;
+use tollgate_protocol::budget::Counter;
 use tollgate_protocol::job::Job;
 use tollgate_telemetry::{self as telemetry, Role};
 
@@ -58,8 +59,8 @@ enum Done {
     Due(Box<(Holding, Job)>),
     /// Its target is decided.
     Decided(Box<(Holding, Job)>),
-    /// Something is reserved for these already.
-    Reserved(Vec<String>),
+    /// What the ledger says of these: what is reserved for some of them already.
+    Reserved(Vec<(Identity, u32)>, Option<Vec<(String, Counter)>>),
 }
 
 /// What comes to the desk.
@@ -89,6 +90,8 @@ pub(crate) struct Desk {
     queue: Queue<Box<Item>>,
     gates: Gates,
     stuck: Stuck,
+    /// Whether the ledger is being asked what is reserved for whom.
+    is_asking: bool,
     served: Served,
     inputs: Inputs,
     outputs: Outputs,
@@ -114,6 +117,7 @@ impl Desk {
             queue,
             gates: Gates::default(),
             stuck: Stuck::default(),
+            is_asking: false,
             served: Served::default(),
             inputs: Inputs::default(),
             outputs: Outputs::default(),
@@ -362,7 +366,7 @@ impl Desk {
                 let (message, mut job) = *decided;
                 return self.order(message, &mut job);
             }
-            Done::Reserved(accounts) => return self.reserved(&accounts),
+            Done::Reserved(asked, found) => return self.reserved(&asked, found),
         };
         self.in_flight -= 1;
         let is_outdated = !Arc::ptr_eq(&hot, &self.hot);

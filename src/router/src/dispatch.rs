@@ -39,7 +39,7 @@ pub(crate) struct Dispatched {
     pub(crate) seen: Seen,
     /// The budget that has no room because of what is reserved in it.
     pub(crate) full: Option<usize>,
-    /// The budgets that it got room in.
+    /// The budgets that it got room in, or found to be full for good.
     pub(crate) passed: Vec<usize>,
     pub(crate) left: Left,
 }
@@ -63,11 +63,15 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
     let hot = Arc::clone(&item.hot);
     let budgets = &hot.budgets.0;
     let of = |budget: usize| budgets.get(budget);
+    let was_reserved = item.reserved.is_some();
     let reserving = context.reserve(&mut item).await;
     let (mut full, mut passed) = (None, Vec::new());
     match &reserving {
         Reserving::Wait(budget, _) => full = Some(*budget),
-        Reserving::Done => passed.clone_from(&item.needs.budgets),
+        // Of what it had already it says nothing new.
+        Reserving::Done if !was_reserved => passed.clone_from(&item.needs.budgets),
+        // What it is full of is spent, and not reserved.
+        Reserving::Spent(budget, _) => passed.push(*budget),
         _ => {}
     }
     let done = |seen, left| Dispatched {

@@ -139,6 +139,16 @@ impl Holding {
         }
     }
 
+    /// The lane that it has a place in hand of.
+    pub(crate) fn lane(&self) -> Option<&str> {
+        self.counted.as_ref().and_then(Counted::lane)
+    }
+
+    /// Whether it is one of those that the index releases so many of.
+    pub(crate) fn is_released(&self) -> bool {
+        matches!(&self.way, Way::Found(_, ticket) if ticket.hears_aside)
+    }
+
     /// Its headers, as the protocol reads them.
     pub(crate) fn header_view(&self) -> HeaderView<'_> {
         HeaderView(self.headers.as_ref())

@@ -60,7 +60,7 @@ pub(crate) struct Item {
     pub(crate) amounts: Vec<Need>,
     /// Tries to reserve that found no room.
     pub(crate) waits: u32,
-    /// When the ledger was last asked whether something is reserved for it.
+    /// When the ledger last said that nothing is reserved for it.
     pub(crate) asked: Option<Timestamp>,
     /// What is reserved for it.
     pub(crate) reserved: Option<Vec<Held>>,

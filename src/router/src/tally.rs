@@ -41,6 +41,13 @@ fn number(in_hand: &mut InHand, way: Way) -> &mut usize {
     }
 }
 
+impl Counted {
+    /// The lane that it has a place of.
+    pub(crate) fn lane(&self) -> Option<&str> {
+        (self.way == Way::Lane).then(|| lane_of(&self.subject))
+    }
+}
+
 impl Tally {
     /// Counts a message.
     pub(crate) fn count(&self, subject: &str, way: Way) -> Counted {
@@ -55,6 +62,11 @@ impl Tally {
         let lanes = self.lanes();
         let lane = lanes.get(lane_of(filter))?;
         (lane.values().map(InHand::all).sum::<usize>() >= least).then(|| lane.clone())
+    }
+
+    /// How many of its places in hand the lane of a subject has taken.
+    pub(crate) fn places(&self, subject: &str) -> usize {
+        self.lanes().get(lane_of(subject)).map_or(0, |lane| lane.values().map(|in_hand| in_hand.lane).sum())
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
@@ -94,6 +106,8 @@ mod tests {
         let counts = of_lane(4).unwrap();
         assert_eq!(counts["llm.lane.low.3.flood"], InHand { lane: 3, express: 0 });
         assert_eq!(counts["llm.lane.low.3.quiet"], InHand { lane: 0, express: 1 });
+        assert_eq!((tally.places("llm.lane.low.3.any"), tally.places("llm.lane.low.5.any")), (3, 0));
+        assert_eq!((flood[0].lane(), quiet.lane()), (Some("llm.lane.low.3"), None));
         drop(quiet);
         assert_eq!(of_lane(3).unwrap().len(), 1);
         drop(flood);

@@ -89,10 +89,14 @@ fn what_is_spent_is_told_apart_from_what_is_reserved() {
     let outcome = book.read(&[entries.add(EntryKind::Reserve, &account, 1, 400)], &[]).unwrap();
     assert_eq!((outcome.due.len(), outcome.changed.len()), (0, 1));
     assert_eq!((book.spent(&counter()).spent_nano_usd, book.spent(&counter()).total_nano_usd), (50, 450));
-    let question =
-        OpenQuestion { account: account.clone(), attempt: 1, others: vec![account.clone(), "a.b.c".into()] };
+    let question = OpenQuestion {
+        account: account.clone(),
+        attempt: 1,
+        others: vec![(account.clone(), 1), (account.clone(), 2), ("a.b.c".into(), 1)],
+    };
     let answer = book.answer(&question).unwrap();
-    assert_eq!((answer.open, answer.others), (vec![(counter(), "t".to_owned(), 400)], vec![account.clone()]));
+    assert_eq!(answer.open, [(counter(), "t".to_owned(), 400)]);
+    assert_eq!(answer.others, [(account.clone(), counter())]);
 
     let outcome = book.read(&[], &[(101, paid("r1", 120))]).unwrap();
     let [due] = outcome.due.as_slice() else { panic!("{outcome:?}") };
@@ -100,7 +104,7 @@ fn what_is_spent_is_told_apart_from_what_is_reserved() {
     assert_eq!(book.spent(&counter()).spent_nano_usd, 170, "it is spent before it is settled");
     assert_eq!(book.all_due().unwrap(), [], "it is being written");
     let answer = book.answer(&question).unwrap();
-    assert_eq!((answer.open, answer.others), (Vec::new(), Vec::<String>::new()));
+    assert_eq!((answer.open, answer.others), (Vec::new(), Vec::new()));
     book.failed(due);
     assert_eq!(book.all_due().unwrap(), outcome.due);
 

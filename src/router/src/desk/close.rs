@@ -32,7 +32,7 @@ impl Desk {
                     Left::Again(_, again) => again.0.hand_back(Duration::ZERO).await,
                     Left::Nothing | Left::Unserved(_) => {}
                 },
-                Done::Reserved(_) => {}
+                Done::Reserved(..) => {}
                 Done::Woken(due) | Done::Due(due) | Done::Decided(due) => {
                     due.0.hand_back(Duration::ZERO).await
                 }

@@ -3,10 +3,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use tollgate_policy::stuck::Waiting;
+use tollgate_policy::stuck::{Hand, Waiting};
+use tollgate_protocol::budget::Counter;
 use tollgate_protocol::{Identity, Timestamp};
 
 use super::{Desk, Done};
+use crate::PREFETCH;
 use crate::dispatch::WAIT_ELSEWHERE;
 use crate::intake::Item;
 
@@ -16,46 +18,71 @@ impl Desk {
         if self.stuck.is_empty() {
             return;
         }
-        let mut items: Vec<&mut Box<Item>> =
-            self.queue.iter_mut().map(|(_, item)| item).filter(|item| item.reserved.is_none()).collect();
-        let waiting: Vec<Waiting<'_>> = items.iter().map(|item| waiting(item)).collect();
+        let items: Vec<&Item> = self.queue.iter_mut().map(|(_, item)| &**item).collect();
+        let waiting: Vec<Waiting<'_>> = items.iter().map(|item| self.context.waiting(item)).collect();
         let next = self.stuck.next(&waiting, now);
         let make_way: HashSet<Identity> =
             next.make_way.iter().map(|at| items[*at].identity.clone()).collect();
-        let mut ask = Vec::new();
-        for at in next.ask {
-            items[at].asked = Some(now);
-            ask.push(items[at].identity.clone());
-        }
+        let ask: Vec<_> =
+            next.ask.iter().map(|at| (items[*at].identity.clone(), items[*at].attempt)).collect();
         if !make_way.is_empty() {
             let leaves = |item: &Item| item.reserved.is_none() && make_way.contains(&item.identity);
             for (_, item) in self.queue.take_out(|item| leaves(item)) {
                 self.tasks.spawn(item.message.hand_back(WAIT_ELSEWHERE));
             }
         }
-        if !ask.is_empty() {
+        if !ask.is_empty() && !self.is_asking {
+            self.is_asking = true;
             let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
             self.tasks.spawn(async move {
-                let _ = done.send(Done::Reserved(context.reserved_for(&ask).await));
+                let found = context.reserved_for(&ask).await;
+                let _ = done.send(Done::Reserved(ask, found));
             });
         }
     }
 
-    /// Something is reserved for these requests: they need no room, and are tried whoever else waits.
-    pub(super) fn reserved(&mut self, accounts: &[String]) {
+    /// What is reserved for some requests: there they need no room, and are tried whoever else waits.
+    pub(super) fn reserved(&mut self, asked: &[(Identity, u32)], found: Option<Vec<(String, Counter)>>) {
+        self.is_asking = false;
+        // A ledger that does not answer has said nothing of anybody.
+        let Some(found) = found else { return };
         let now = tollgate_bus::now();
-        if accounts.is_empty() {
-            return;
+        let (mut with, mut without) = (HashSet::new(), HashSet::new());
+        for (identity, _) in asked {
+            let has = found.iter().any(|(account, _)| *account == identity.to_string());
+            if has {
+                with.insert(identity)
+            } else {
+                without.insert(identity)
+            };
         }
-        let is_one = |item: &Item| accounts.contains(&item.identity.to_string());
-        for (_, mut item) in self.queue.take_out(|item| item.reserved.is_none() && is_one(item)) {
-            item.place.gate.budgets.retain(|budget| !self.stuck.is_stuck(*budget, now));
-            item.waits = 0;
+        for (_, item) in self.queue.iter_mut().filter(|(_, item)| without.contains(&item.identity)) {
+            item.asked = Some(now);
+        }
+        let hot = Arc::clone(&self.hot);
+        for (_, mut item) in
+            self.queue.take_out(|item| item.reserved.is_none() && with.contains(&item.identity))
+        {
+            let account = item.identity.to_string();
+            let is_there = |budget: &usize| {
+                let counter = hot.budgets.0.get(*budget).map(|budget| budget.counter(now));
+                counter.is_some_and(|counter| found.contains(&(account.clone(), counter)))
+            };
+            item.place.gate.budgets.retain(|budget| !is_there(budget));
             self.queue.push(item.place.clone(), item);
         }
     }
 }
 
-fn waiting(item: &Item) -> Waiting<'_> {
-    Waiting { budgets: &item.needs.budgets, since: item.since, asked: item.asked }
+impl crate::Context {
+    fn waiting<'a>(&self, item: &'a Item) -> Waiting<'a> {
+        let hand = match item.message.lane() {
+            Some(lane) if self.tally.places(&item.message.subject) >= PREFETCH => Hand::Lane(lane),
+            None if item.message.is_released() && !item.is_aside => Hand::Released,
+            _ => Hand::None,
+        };
+        // With everything reserved it needs no room.
+        let budgets = if item.reserved.is_none() { &item.needs.budgets[..] } else { &[] };
+        Waiting { budgets, since: item.since, asked: item.asked, priority: item.place.priority, hand }
+    }
 }
