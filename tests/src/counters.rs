@@ -14,6 +14,8 @@ pub struct Entry {
     pub subject: String,
     /// `reserve`, `take`, `undo`, `settle`, `open` or `correct`.
     pub kind: String,
+    /// The request that it is for.
+    pub account: String,
     /// The try to reserve that it is, or ends.
     pub tried: String,
     /// The try of another router that it goes on with.
@@ -33,6 +35,7 @@ impl Entry {
         Self {
             subject: stored.subject.clone(),
             kind: text("kind"),
+            account: text("account"),
             tried: text("try"),
             takes: text("takes"),
             amount: number(stored.header("Nats-Incr").expect("an entry has an amount")),
@@ -88,11 +91,16 @@ async fn totals_of(client: &Client, stream: &str, subjects: &str) -> BTreeMap<St
 /// # Errors
 /// Says at which entry it was passed, or what else does not add up.
 pub fn most_held<'a>(entries: impl IntoIterator<Item = &'a Entry>, limit: i64) -> Result<i64, String> {
+    let entries: Vec<&Entry> = entries.into_iter().collect();
+    let of_account = |entry: &Entry| -> String {
+        let same = entries.iter().filter(|other| other.account == entry.account);
+        same.map(|entry| format!("\n  {entry:?}")).collect()
+    };
     let (mut held, mut sums) = (BTreeMap::<&str, i64>::new(), BTreeMap::<&str, i64>::new());
     let mut refused = BTreeMap::<&str, i64>::new();
     let mut ends = BTreeSet::<&str>::new();
     let mut most = 0;
-    for entry in entries {
+    for entry in entries.iter().copied() {
         let sum = sums.entry(&entry.subject).or_default();
         *sum += entry.amount;
         if *sum != entry.total {
@@ -105,7 +113,7 @@ pub fn most_held<'a>(entries: impl IntoIterator<Item = &'a Entry>, limit: i64) -
         // A try is ended or taken over once: nobody relies on what somebody else takes back.
         let ended = if entry.kind == "take" { &entry.takes } else { &entry.tried };
         if entry.kind != "reserve" && !ended.is_empty() && !ends.insert(ended) {
-            return Err(format!("ended twice: {entry:?}"));
+            return Err(format!("ended twice: {entry:?}; its account:{}", of_account(entry)));
         }
         if entry.kind == "take" && entry.total > limit {
             if let Some(amount) = refused.remove(entry.takes.as_str()) {
@@ -123,7 +131,10 @@ pub fn most_held<'a>(entries: impl IntoIterator<Item = &'a Entry>, limit: i64) -
         let held = held.entry(&entry.subject).or_default();
         *held += entry.amount + taken_back;
         if *held > limit {
-            return Err(format!("{held} of {limit} are held after {entry:?}"));
+            return Err(format!(
+                "{held} of {limit} are held after {entry:?}; its account:{}",
+                of_account(entry)
+            ));
         }
         most = most.max(*held);
     }
