@@ -13,6 +13,7 @@ use crate::store::sled::SledStore;
 use crate::{Caps, Error, Home, Ledger};
 
 mod alert;
+mod entries;
 pub(crate) mod follow;
 mod forget;
 pub(crate) mod lease;

@@ -271,6 +271,17 @@ impl Book {
         Ok(outcome)
     }
 
+    /// Whether these calls all have their reservations, as far as the entries were read.
+    pub fn are_reserved(&self, usage: &[PlacedEvent]) -> Result<bool, Error> {
+        for (_, event) in usage.iter().filter(|(_, event)| self.budgets.concern(event)) {
+            let account = self.stored(&event.identity().to_string())?.unwrap_or_default();
+            if !account.is_reserved_for(event, &self.budgets) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Takes it as known up to which usage event a budget's opening goes. Its entry may be gone.
     pub(crate) fn adopt_opening(&mut self, budget: &str, usage: Sequence) {
         self.opened.insert(budget.to_owned(), usage);

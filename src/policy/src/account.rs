@@ -299,6 +299,19 @@ impl Account {
         }
     }
 
+    /// Whether everything that a call is charged to has a reservation for it that stands. If not, it may only be that its entry
+    /// was not read yet.
+    pub fn is_reserved_for(&self, event: &UsageEvent, budgets: &Budgets) -> bool {
+        let is_charged = matches!(event.kind, Kind::Attempt | Kind::Lost);
+        let mut charged =
+            budgets.of_event(event).filter(|budget| is_charged && budget.measure.unit().is_some());
+        charged.all(|budget| {
+            let starts = self.reserved.get(&budget.name);
+            let covering = starts.and_then(|starts| starts.range(1..=event.attempt).next_back());
+            covering.is_some_and(|(_, windows)| windows.values().any(|held| !held.tries.is_empty()))
+        })
+    }
+
     /// Hears of an entry of this request in a counter.
     pub fn note_entry(
         &mut self,

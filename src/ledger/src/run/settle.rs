@@ -19,11 +19,12 @@ use tollgate_protocol::budget::{Counter, Entry, EntryKind};
 use tollgate_protocol::{Sequence, Timestamp};
 
 use super::alert::Alerts;
+use super::entries::Entries;
 use super::forget::Forgetting;
 use super::in_background;
 use super::lease::{self, Lease};
 use crate::settle::{Book, Due, Outcome, PlacedEvent};
-use crate::{Error, Ledger, metrics};
+use crate::{Error, Ledger};
 
 /// Most messages in one transaction.
 pub(crate) const BATCH_MAX: usize = 500;
@@ -92,7 +93,7 @@ pub(super) struct Settler<'a> {
 /// What one pass over the streams knows.
 #[derive(Default)]
 pub(super) struct Pass {
-    entries_read: bool,
+    pub(super) entries_read: bool,
     usage_read: bool,
     /// Whether this process wrote when it last looked.
     was_active: bool,
@@ -140,16 +141,17 @@ impl Settler<'_> {
         let disconnections = self.bus.connection().health().disconnections;
         self.begin().await?;
         let cursors = self.lock().cursors();
-        let entries = consumer(self.bus, counter::STREAM, cursors.entries).await?;
+        let mut entries_consumer = consumer(self.bus, counter::STREAM, cursors.entries).await?;
         let usage = consumer(self.bus, event::USAGE, cursors.usage.unwrap_or_default()).await?;
         let mut pass = Pass {
-            entries_read: entries.cached_info().num_pending == 0,
+            entries_read: entries_consumer.cached_info().num_pending == 0,
             usage_read: usage.cached_info().num_pending == 0,
             ..Pass::default()
         };
-        let mut entries = messages(&entries).await?.ready_chunks(BATCH_MAX);
+        let stream = messages(&entries_consumer).await?.ready_chunks(BATCH_MAX);
+        let mut entries = Entries { stream, seen: 0 };
         let mut usage = messages(&usage).await?.ready_chunks(BATCH_MAX);
-        let (mut entries_seen, mut usage_seen) = (0, 0);
+        let mut usage_seen = 0;
         let mut tell = interval(TELL_EVERY);
         let mut active = interval(ACTIVE_EVERY);
         let mut forget = tokio::time::interval_at(tokio::time::Instant::now() + FORGET_FIRST, FORGET_EVERY);
@@ -163,16 +165,19 @@ impl Settler<'_> {
                 () = self.bus.connection().reconnected_since(disconnections) => {
                     return Err(again("the connection was lost in between"));
                 }
-                chunk = entries.next() => {
-                    let chunk = chunk.ok_or_else(|| again("the consumer's messages ended"))?;
-                    let (read, pending) = self.read_entries(chunk, &mut entries_seen)?;
-                    let outcome = self.note(read, Vec::new()).await?;
-                    pass.entries_read |= pending == 0;
-                    self.act(outcome, &mut pass, tasks);
-                }
+                chunk = entries.stream.next() => self.note_entries(chunk, &mut entries.seen, &mut pass, tasks).await?,
                 chunk = usage.next() => {
                     let chunk = chunk.ok_or_else(|| again("the consumer's messages ended"))?;
                     let (read, pending) = read_usage(chunk, &mut usage_seen)?;
+                    let read = if pass.was_active {
+                        let (are_reserved, read) = self.are_reserved(read).await?;
+                        if !are_reserved {
+                            self.catch_up(&mut entries, &mut entries_consumer, &mut pass, tasks).await?;
+                        }
+                        read
+                    } else {
+                        read
+                    };
                     let outcome = self.note(Vec::new(), read).await?;
                     pass.usage_read |= pending == 0;
                     self.act(outcome, &mut pass, tasks);
@@ -184,7 +189,12 @@ impl Settler<'_> {
                     // Another limit may have been reached already.
                     self.alerts.note(self.lock().counters().cloned().collect::<Vec<_>>());
                 }
-                _ = active.tick() => self.look(&mut pass, tasks).await?,
+                _ = active.tick() => {
+                    if self.is_active(&pass) && !pass.was_active {
+                        self.catch_up(&mut entries, &mut entries_consumer, &mut pass, tasks).await?;
+                    }
+                    self.look(&mut pass, tasks).await?;
+                }
                 _ = forget.tick() => forgetting.begin(self.bus, self.book, self.lease, tasks),
             }
         }
@@ -210,7 +220,7 @@ impl Settler<'_> {
         Ok(())
     }
 
-    async fn stream(&self, name: &str) -> Result<async_nats::jetstream::stream::Stream, Fault> {
+    pub(super) async fn stream(&self, name: &str) -> Result<async_nats::jetstream::stream::Stream, Fault> {
         self.bus.jetstream().get_stream(self.bus.subjects().stream(name)).await.map_err(again)
     }
 
@@ -237,23 +247,11 @@ impl Settler<'_> {
         in_background(change).await.map_err(Fault::Fatal)
     }
 
-    fn read_entries(&self, chunk: Vec<Delivered>, seen: &mut u64) -> Result<(Vec<StoredEntry>, u64), Fault> {
-        let (mut read, mut pending) = (Vec::with_capacity(chunk.len()), u64::MAX);
-        for message in chunk {
-            let message = message.map_err(again)?;
-            pending = in_order(&message, seen)?;
-            match self.bus.read_entry(&message) {
-                Ok(entry) => read.push(entry),
-                Err(reason) => {
-                    metrics::note_unreadable_header();
-                    tracing::error!(subject = %message.subject, reason, "an entry of a budget cannot be read");
-                }
-            }
-        }
-        Ok((read, pending))
-    }
-
-    async fn note(&self, entries: Vec<StoredEntry>, usage: Vec<PlacedEvent>) -> Result<Outcome, Fault> {
+    pub(super) async fn note(
+        &self,
+        entries: Vec<StoredEntry>,
+        usage: Vec<PlacedEvent>,
+    ) -> Result<Outcome, Fault> {
         let book = Arc::clone(self.book);
         let read = move || Ok(book.lock().unwrap_or_else(PoisonError::into_inner).read(&entries, &usage)?);
         in_background(read).await.map_err(Fault::Fatal)
@@ -264,7 +262,7 @@ impl Settler<'_> {
         pass.entries_read && pass.usage_read && self.lease.is_held()
     }
 
-    fn act(&self, outcome: Outcome, pass: &mut Pass, tasks: &TaskTracker) {
+    pub(super) fn act(&self, outcome: Outcome, pass: &mut Pass, tasks: &TaskTracker) {
         pass.changed.extend(outcome.changed);
         if pass.was_active && self.is_active(pass) {
             self.write(outcome.due, tasks);
@@ -333,7 +331,8 @@ impl Settler<'_> {
     }
 }
 
-type Delivered = Result<async_nats::jetstream::Message, async_nats::jetstream::consumer::pull::MessagesError>;
+pub(super) type Delivered =
+    Result<async_nats::jetstream::Message, async_nats::jetstream::consumer::pull::MessagesError>;
 
 fn read_usage(chunk: Vec<Delivered>, seen: &mut u64) -> Result<(Vec<PlacedEvent>, u64), Fault> {
     let (mut read, mut pending) = (Vec::with_capacity(chunk.len()), u64::MAX);

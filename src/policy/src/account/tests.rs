@@ -444,3 +444,24 @@ proptest! {
         prop_assert!(account.lines(&budgets(), |_| Some(100)).iter().all(|line| line.difference() == 0));
     }
 }
+
+/// What the ledger asks before it charges a call: a reservation may be stored and not read yet.
+#[test]
+fn a_call_has_its_reservation_only_while_a_try_for_it_stands() {
+    let mut account = Account::default();
+    let of = |name: &str| Counter { budget: name.into(), window: "w".into() };
+    let has = |account: &Account, event: &UsageEvent| account.is_reserved_for(event, &budgets());
+    assert!(!has(&account, &paid(1, 120, true)), "nothing was read");
+    assert!(has(&account, &UsageEvent { kind: Kind::Unpaid, ..paid(1, 0, true) }), "nothing is charged");
+    account.note_entry(&of("other"), &entry_of(EntryKind::Reserve, 1, Some("o".into())), 500, 1, at(1));
+    assert!(!has(&account, &paid(1, 120, true)), "another budget's");
+    account.note_entry(&counter("w"), &entry_of(EntryKind::Reserve, 2, Some("a".into())), 500, 1, at(1));
+    assert!(!has(&account, &paid(1, 120, true)) && has(&account, &paid(2, 120, true)));
+    assert!(has(&account, &paid(3, 120, true)), "the worker went on by itself");
+    account.note_entry(&counter("w"), &entry_of(EntryKind::Undo, 2, Some("a".into())), -500, 2, at(2));
+    assert!(!has(&account, &paid(2, 120, true)), "it was taken back");
+    account.note_entry(&counter("w"), &entry_of(EntryKind::Reserve, 2, Some("b".into())), 500, 3, at(3));
+    assert!(has(&account, &paid(2, 120, true)));
+    account.note_entry(&counter("w"), &entry_of(EntryKind::Settle, 2, Some("b".into())), -380, 4, at(4));
+    assert!(!has(&account, &paid(2, 120, true)), "it is over");
+}
