@@ -307,8 +307,12 @@ impl Account {
             budgets.of_event(event).filter(|budget| is_charged && budget.measure.unit().is_some());
         charged.all(|budget| {
             let starts = self.reserved.get(&budget.name);
-            let covering = starts.and_then(|starts| starts.range(1..=event.attempt).next_back());
-            covering.is_some_and(|(_, windows)| windows.values().any(|held| !held.tries.is_empty()))
+            let covering = starts.and_then(|starts| starts.range(..=event.attempt).next_back());
+            // What went back to the routers is reserved for anew.
+            let after = if event.attempt > self.requeued { self.requeued } else { 0 };
+            covering
+                .filter(|(start, _)| **start > after)
+                .is_some_and(|(_, windows)| windows.values().any(|held| !held.tries.is_empty()))
         })
     }
 

@@ -16,14 +16,16 @@ use tollgate_protocol::{Priority, Timestamp};
 const ASKED_AFTER: TimeDelta = TimeDelta::seconds(1);
 /// From then on some make way: most calls are over by then.
 const MAKES_WAY_AFTER: TimeDelta = TimeDelta::seconds(10);
+/// From then on it is not known any more: while somebody waits for a budget, it is tried much oftener than that.
+const FORGOTTEN_AFTER: TimeDelta = TimeDelta::seconds(5);
 /// Of held requests one in so many makes way at a time; of fewer than [`RELEASED_LEAST`] none.
 const RELEASED_PART: usize = 8;
 /// As many as every team may have in hand.
 const RELEASED_LEAST: usize = 4;
 
-/// Since when nothing passed, by the number of the budget.
+/// Since when nothing passed, and when somebody was last refused, by the number of the budget.
 #[derive(Debug, Default)]
-pub struct Stuck(HashMap<usize, Timestamp>);
+pub struct Stuck(HashMap<usize, (Timestamp, Timestamp)>);
 
 /// What is to be done about requests that wait, by their place in a list.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -64,7 +66,7 @@ pub enum Hand<'a> {
 impl Stuck {
     /// A budget had no room, because of what is reserved in it.
     pub fn refused(&mut self, budget: usize, now: Timestamp) {
-        self.0.entry(budget).or_insert(now);
+        self.0.entry(budget).or_insert((now, now)).1 = now;
     }
 
     /// A request got room in these, or found that they are full for another reason.
@@ -85,9 +87,12 @@ impl Stuck {
     /// Whom to ask about, those first that were not asked about for longest, and who makes way, of those that nothing is
     /// reserved for: of each lane the youngest; of held ones those of low priority first, and then those in hand for longest.
     pub fn next(&mut self, waiting: &[Waiting<'_>], now: Timestamp) -> Next {
-        // What nobody in hand needs any more is not looked at, and was stuck at another time if somebody comes.
-        self.0.retain(|budget, _| waiting.iter().any(|of| of.budgets.contains(budget)));
-        let is_over = |budget: &usize, time| self.0.get(budget).is_some_and(|since| now - *since >= time);
+        // What nobody in hand needs any more, or nobody tries because something else is full, was stuck at another time.
+        self.0.retain(|budget, (_, last)| {
+            now - *last < FORGOTTEN_AFTER && waiting.iter().any(|of| of.budgets.contains(budget))
+        });
+        let is_over =
+            |budget: &usize, time| self.0.get(budget).is_some_and(|(since, _)| now - *since >= time);
         let of = |time| {
             let waits = move |at: &usize| waiting[*at].budgets.iter().any(|budget| is_over(budget, time));
             (0..waiting.len()).filter(waits)
@@ -150,6 +155,8 @@ mod tests {
         assert_eq!(stuck.next(&all[2..], at(7_000)), Next::default());
         stuck.refused(1, at(7_000));
         assert_eq!(stuck.next(&all, at(7_500)), Next::default(), "nobody waited for it meanwhile");
+        assert_eq!(stuck.next(&all, at(11_999)).ask, [0, 1]);
+        assert_eq!(stuck.next(&all, at(12_000)), Next::default(), "nobody tries it");
     }
 
     #[test]
@@ -174,6 +181,7 @@ mod tests {
     fn of_each_full_lane_the_youngest_makes_way_that_was_asked_about() {
         let mut stuck = Stuck::default();
         stuck.refused(0, at(0));
+        stuck.refused(0, at(9_000));
         let of = |lane, since, asked| Waiting { hand: Hand::Lane(lane), ..waiting(&[0], since, asked) };
         let all = [
             of("a", 1, Some(9_000)),
@@ -191,6 +199,7 @@ mod tests {
     fn of_held_ones_some_make_way_those_of_low_priority_first() {
         let mut stuck = Stuck::default();
         stuck.refused(0, at(0));
+        stuck.refused(0, at(9_000));
         let of =
             |priority, since| Waiting { priority, hand: Hand::Released, ..waiting(&[0], since, Some(9_000)) };
         let mut all: Vec<_> = (0..10).map(|since| of(Priority::High, since)).collect();

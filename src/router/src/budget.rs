@@ -96,6 +96,7 @@ impl Context {
             let Some(unit) = budget.measure.unit() else { continue };
             let refused = match self.reserve_in(budget, unit, need.amount, item, now).await {
                 Ok(reserved) => {
+                    item.passed.push(need.budget);
                     held.push(reserved);
                     continue;
                 }

@@ -63,16 +63,15 @@ pub(crate) async fn dispatch(context: &Context, mut item: Box<Item>) -> Dispatch
     let hot = Arc::clone(&item.hot);
     let budgets = &hot.budgets.0;
     let of = |budget: usize| budgets.get(budget);
-    let was_reserved = item.reserved.is_some();
+    item.passed.clear();
     let reserving = context.reserve(&mut item).await;
-    let (mut full, mut passed) = (None, Vec::new());
-    match &reserving {
-        Reserving::Wait(budget, _) => full = Some(*budget),
-        // Of what it had already it says nothing new.
-        Reserving::Done if !was_reserved => passed.clone_from(&item.needs.budgets),
-        // What it is full of is spent, and not reserved.
-        Reserving::Spent(budget, _) => passed.push(*budget),
-        _ => {}
+    let mut passed = std::mem::take(&mut item.passed);
+    let full = if let Reserving::Wait(budget, _) = &reserving { Some(*budget) } else { None };
+    // What it is full of is spent, and not reserved.
+    if let Reserving::Spent(budget, spent) = &reserving
+        && of(*budget).is_some_and(|of| *spent >= of.limit)
+    {
+        passed.push(*budget);
     }
     let done = |seen, left| Dispatched {
         place: place.clone(),

@@ -60,6 +60,8 @@ pub(crate) struct Item {
     pub(crate) amounts: Vec<Need>,
     /// Tries to reserve that found no room.
     pub(crate) waits: u32,
+    /// The budgets that it got room in when it was last tried.
+    pub(crate) passed: Vec<usize>,
     /// When the ledger last said that nothing is reserved for it.
     pub(crate) asked: Option<Timestamp>,
     /// What is reserved for it.
@@ -244,6 +246,7 @@ pub(crate) fn item(
         needs,
         amounts: Vec::new(),
         waits: 0,
+        passed: Vec::new(),
         asked: None,
         reserved: None,
         turns: Vec::new(),

@@ -251,6 +251,12 @@ impl Stage {
         let soon = Some(Instant::now());
         for slot in &mut self.slots {
             slot.cont_at = slot.cont_at.and(soon);
+            // What did not come by its point would while all is looked at.
+            if slot.armed.take().is_some() {
+                table.add(format_args!("kill -9 {}", slot.role.name()));
+                slot.running.restart_without_waiting();
+                slot.start_at = None;
+            }
         }
         self.server_at = self.server_at.and(soon);
         self.server_cont_at = self.server_cont_at.and(soon);

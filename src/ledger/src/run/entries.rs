@@ -3,32 +3,49 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{PullConsumer, pull};
+use async_nats::jetstream::consumer::pull;
 use futures_util::StreamExt;
 use futures_util::stream::ReadyChunks;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tollgate_bus::counter::{self, StoredEntry};
+use tollgate_protocol::Sequence;
 
 use super::in_background;
-use super::settle::{Delivered, Fault, Pass, Settler, again, in_order};
+use super::settle::{BATCH_MAX, Delivered, Fault, Pass, Settler, again, in_order};
 use crate::metrics;
 use crate::settle::PlacedEvent;
 
-/// How long an entry that is stored may take before it is looked whether it is there.
-const CAUGHT_UP_LOOK: Duration = Duration::from_millis(250);
+/// How long entries that are stored may take to come. They may be lost on the way: then they are read from the cursor on.
+const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(5);
 
-/// The entries as they come, and how many did.
+/// The entries as they come.
 pub(super) struct Entries {
     pub(super) stream: ReadyChunks<pull::Stream>,
-    pub(super) seen: u64,
+    /// How many have come.
+    seen: u64,
+    /// Which one was the last, whether it could be read or not.
+    last: Sequence,
+}
+
+impl Entries {
+    /// Those after `cursor`.
+    pub(super) fn new(stream: pull::Stream, cursor: Sequence) -> Self {
+        Self { stream: stream.ready_chunks(BATCH_MAX), seen: 0, last: cursor }
+    }
 }
 
 impl Settler<'_> {
-    fn read_entries(&self, chunk: Vec<Delivered>, seen: &mut u64) -> Result<(Vec<StoredEntry>, u64), Fault> {
+    fn read_entries(
+        &self,
+        chunk: Vec<Delivered>,
+        entries: &mut Entries,
+    ) -> Result<(Vec<StoredEntry>, u64), Fault> {
         let (mut read, mut pending) = (Vec::with_capacity(chunk.len()), u64::MAX);
         for message in chunk {
             let message = message.map_err(again)?;
-            pending = in_order(&message, seen)?;
+            pending = in_order(&message, &mut entries.seen)?;
+            entries.last = message.info().map_err(again)?.stream_sequence;
             match self.bus.read_entry(&message) {
                 Ok(entry) => read.push(entry),
                 Err(reason) => {
@@ -43,12 +60,12 @@ impl Settler<'_> {
     pub(super) async fn note_entries(
         &self,
         chunk: Option<Vec<Delivered>>,
-        seen: &mut u64,
+        entries: &mut Entries,
         pass: &mut Pass,
         tasks: &TaskTracker,
     ) -> Result<(), Fault> {
         let chunk = chunk.ok_or_else(|| again("the consumer's messages ended"))?;
-        let (read, pending) = self.read_entries(chunk, seen)?;
+        let (read, pending) = self.read_entries(chunk, entries)?;
         let outcome = self.note(read, Vec::new()).await?;
         pass.entries_read |= pending == 0;
         self.act(outcome, pass, tasks);
@@ -60,22 +77,19 @@ impl Settler<'_> {
     pub(super) async fn catch_up(
         &self,
         entries: &mut Entries,
-        consumer: &mut PullConsumer,
         pass: &mut Pass,
         tasks: &TaskTracker,
     ) -> Result<(), Fault> {
-        let last = self.stream(counter::STREAM).await?.cached_info().state.last_sequence;
-        while self.lock().cursors().entries < last {
-            match tokio::time::timeout(CAUGHT_UP_LOOK, entries.stream.next()).await {
-                Ok(chunk) => self.note_entries(chunk, &mut entries.seen, pass, tasks).await?,
-                Err(_) => {
-                    // The last one may have been removed: then it does not come.
-                    let info = consumer.info().await.map_err(again)?;
-                    if info.num_pending == 0 && info.delivered.consumer_sequence <= entries.seen {
-                        break;
-                    }
-                }
-            }
+        // From the leader: a copy that lags behind does not know of it.
+        let stored =
+            self.bus.last_stored(&self.bus.subjects().stream(counter::STREAM), ">").await.map_err(again)?;
+        let last = stored.map_or(0, |stored| stored.source.sequence);
+        let until = Instant::now() + CAUGHT_UP_WITHIN;
+        while entries.last < last {
+            let Ok(chunk) = tokio::time::timeout_at(until, entries.stream.next()).await else {
+                return Err(again("entries that are stored did not come"));
+            };
+            self.note_entries(chunk, entries, pass, tasks).await?;
         }
         Ok(())
     }

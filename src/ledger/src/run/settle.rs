@@ -141,15 +141,14 @@ impl Settler<'_> {
         let disconnections = self.bus.connection().health().disconnections;
         self.begin().await?;
         let cursors = self.lock().cursors();
-        let mut entries_consumer = consumer(self.bus, counter::STREAM, cursors.entries).await?;
+        let entries = consumer(self.bus, counter::STREAM, cursors.entries).await?;
         let usage = consumer(self.bus, event::USAGE, cursors.usage.unwrap_or_default()).await?;
         let mut pass = Pass {
-            entries_read: entries_consumer.cached_info().num_pending == 0,
+            entries_read: entries.cached_info().num_pending == 0,
             usage_read: usage.cached_info().num_pending == 0,
             ..Pass::default()
         };
-        let stream = messages(&entries_consumer).await?.ready_chunks(BATCH_MAX);
-        let mut entries = Entries { stream, seen: 0 };
+        let mut entries = Entries::new(messages(&entries).await?, cursors.entries);
         let mut usage = messages(&usage).await?.ready_chunks(BATCH_MAX);
         let mut usage_seen = 0;
         let mut tell = interval(TELL_EVERY);
@@ -165,14 +164,14 @@ impl Settler<'_> {
                 () = self.bus.connection().reconnected_since(disconnections) => {
                     return Err(again("the connection was lost in between"));
                 }
-                chunk = entries.stream.next() => self.note_entries(chunk, &mut entries.seen, &mut pass, tasks).await?,
+                chunk = entries.stream.next() => self.note_entries(chunk, &mut entries, &mut pass, tasks).await?,
                 chunk = usage.next() => {
                     let chunk = chunk.ok_or_else(|| again("the consumer's messages ended"))?;
                     let (read, pending) = read_usage(chunk, &mut usage_seen)?;
                     let read = if pass.was_active {
                         let (are_reserved, read) = self.are_reserved(read).await?;
                         if !are_reserved {
-                            self.catch_up(&mut entries, &mut entries_consumer, &mut pass, tasks).await?;
+                            self.catch_up(&mut entries, &mut pass, tasks).await?;
                         }
                         read
                     } else {
@@ -191,7 +190,7 @@ impl Settler<'_> {
                 }
                 _ = active.tick() => {
                     if self.is_active(&pass) && !pass.was_active {
-                        self.catch_up(&mut entries, &mut entries_consumer, &mut pass, tasks).await?;
+                        self.catch_up(&mut entries, &mut pass, tasks).await?;
                     }
                     self.look(&mut pass, tasks).await?;
                 }
@@ -220,7 +219,7 @@ impl Settler<'_> {
         Ok(())
     }
 
-    pub(super) async fn stream(&self, name: &str) -> Result<async_nats::jetstream::stream::Stream, Fault> {
+    async fn stream(&self, name: &str) -> Result<async_nats::jetstream::stream::Stream, Fault> {
         self.bus.jetstream().get_stream(self.bus.subjects().stream(name)).await.map_err(again)
     }
 

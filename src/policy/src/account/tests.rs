@@ -465,3 +465,13 @@ fn a_call_has_its_reservation_only_while_a_try_for_it_stands() {
     account.note_entry(&counter("w"), &entry_of(EntryKind::Settle, 2, Some("b".into())), -380, 4, at(4));
     assert!(!has(&account, &paid(2, 120, true)), "it is over");
 }
+
+#[test]
+fn a_call_that_was_reserved_for_anew_does_not_go_by_the_reservation_before() {
+    let mut account = Account::default();
+    account.note_entry(&counter("w"), &entry_of(EntryKind::Reserve, 1, Some("a".into())), 500, 1, at(1));
+    account.note_usage(&UsageEvent { requeued: true, ..paid(1, 120, false) }, 101, &budgets());
+    assert!(account.is_reserved_for(&paid(1, 120, false), &budgets()));
+    assert!(!account.is_reserved_for(&paid(2, 120, true), &budgets()));
+    assert!(!account.is_reserved_for(&paid(0, 120, true), &budgets()), "no attempt has this number");
+}

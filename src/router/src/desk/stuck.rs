@@ -60,15 +60,19 @@ impl Desk {
             item.asked = Some(now);
         }
         let hot = Arc::clone(&self.hot);
-        for (_, mut item) in
-            self.queue.take_out(|item| item.reserved.is_none() && with.contains(&item.identity))
-        {
-            let account = item.identity.to_string();
-            let is_there = |budget: &usize| {
-                let counter = hot.budgets.0.get(*budget).map(|budget| budget.counter(now));
-                counter.is_some_and(|counter| found.contains(&(account.clone(), counter)))
-            };
-            item.place.gate.budgets.retain(|budget| !is_there(budget));
+        let is_there = |item: &Item, budget: usize| {
+            let counter = hot.budgets.0.get(budget).map(|budget| budget.counter(now));
+            counter.is_some_and(|counter| found.contains(&(item.identity.to_string(), counter)))
+        };
+        let leaves = |item: &Item| {
+            item.reserved.is_none()
+                && with.contains(&item.identity)
+                && item.place.gate.budgets.iter().any(|budget| is_there(item, *budget))
+        };
+        for (_, mut item) in self.queue.take_out(|item| leaves(item)) {
+            let mut gate = item.place.gate.clone();
+            gate.budgets.retain(|budget| !is_there(&item, *budget));
+            item.place.gate = gate;
             self.queue.push(item.place.clone(), item);
         }
     }
@@ -81,8 +85,9 @@ impl crate::Context {
             None if item.message.is_released() && !item.is_aside => Hand::Released,
             _ => Hand::None,
         };
-        // With everything reserved it needs no room.
-        let budgets = if item.reserved.is_none() { &item.needs.budgets[..] } else { &[] };
+        // With everything reserved it needs no room; what is too large waits for something else.
+        let waits = item.reserved.is_none() && item.too_large_for.is_none();
+        let budgets = if waits { &item.needs.budgets[..] } else { &[] };
         Waiting { budgets, since: item.since, asked: item.asked, priority: item.place.priority, hand }
     }
 }
