@@ -2,7 +2,7 @@
 //!
 //! **The rule.** Whatever is over has to stand in a counter at what it cost. A reservation is for an attempt and those
 //! after it, up to the next reservation; when it is over (the request has ended or went back to the routers, or a later
-//! attempt was reserved for), the sum of its entries must equal the cost of those attempts, and the difference is what
+//! attempt was reserved for and the one before it is heard of), the sum of its entries must equal the cost of those attempts, and the difference is what
 //! has to be written. A late usage event, a reservation that came late or twice, a reservation of a router that died,
 //! the same settlement written twice: all are put right by the same rule.
 //!
@@ -364,7 +364,7 @@ impl Account {
             for bounds in starts.windows(2) {
                 let &[start, end] = bounds else { continue };
                 let Some(windows) = reservations.get(&start) else { continue };
-                let is_over = self.is_closed || end < u32::MAX || self.requeued >= start;
+                let is_over = self.is_closed || self.requeued >= start || self.was_called_before(end);
                 for (window, held) in windows {
                     let is_here = |used| charged(windows, self.called_ms(used, start, end)) == Some(window);
                     let cost = self.cost(budgets, name, start, end, held.unit, is_here);
@@ -406,6 +406,14 @@ impl Account {
                 line.tries.into_iter().map(of_counter)
             })
             .collect()
+    }
+
+    /// Whether a later attempt was reserved for, and the one before it is heard of. A worker hands a request over before it says
+    /// what its call used: until that is known, its reservation is all that stands for it.
+    fn was_called_before(&self, start: u32) -> bool {
+        let before = start.saturating_sub(1);
+        let is_known = self.attempts.keys().any(|(_, number)| *number == before);
+        start < u32::MAX && (is_known || before == 0 || self.attempts.len() >= KEPT_MAX)
     }
 
     /// When the first of these attempts of one use of the identity began.

@@ -475,3 +475,17 @@ fn a_call_that_was_reserved_for_anew_does_not_go_by_the_reservation_before() {
     assert!(!account.is_reserved_for(&paid(2, 120, true), &budgets()));
     assert!(!account.is_reserved_for(&paid(0, 120, true), &budgets()), "no attempt has this number");
 }
+
+/// A worker hands a request over before it says what its call cost; a router can reserve for the next attempt in between.
+#[test]
+fn what_was_reserved_for_a_call_stays_until_it_is_known_what_it_cost() {
+    let mut account = Account::default();
+    account.note_entry(&counter("w"), &entry_of(EntryKind::Reserve, 1, Some("a".into())), 500, 1, at(1));
+    account.note_entry(&counter("w"), &entry_of(EntryKind::Reserve, 3, Some("b".into())), 500, 2, at(2));
+    assert_eq!(differences(&account), []);
+    account.note_usage(&paid(1, 50, false), 101, &budgets());
+    assert_eq!(differences(&account), [], "the worker went on by itself");
+    account.note_usage(&paid(2, 120, false), 102, &budgets());
+    assert_eq!(differences(&account), [("w".into(), 1, -330)]);
+    assert_eq!(account.open(3, &budgets()).len(), 1);
+}
