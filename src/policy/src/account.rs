@@ -408,8 +408,8 @@ impl Account {
             .collect()
     }
 
-    /// Whether a later attempt was reserved for, and the one before it is heard of. A worker hands a request over before it says
-    /// what its call used: until that is known, its reservation is all that stands for it.
+    /// Whether a later attempt was reserved for, and the one before it is heard of. Its usage event was stored before that
+    /// reservation, and can be read after it: until then, what was reserved is all that stands for its call.
     fn was_called_before(&self, start: u32) -> bool {
         let before = start.saturating_sub(1);
         let is_known = self.attempts.keys().any(|(_, number)| *number == before);

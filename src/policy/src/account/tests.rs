@@ -476,7 +476,7 @@ fn a_call_that_was_reserved_for_anew_does_not_go_by_the_reservation_before() {
     assert!(!account.is_reserved_for(&paid(0, 120, true), &budgets()), "no attempt has this number");
 }
 
-/// A worker hands a request over before it says what its call cost; a router can reserve for the next attempt in between.
+/// Entries and usage events are read by themselves: that the next attempt is reserved for can be known first.
 #[test]
 fn what_was_reserved_for_a_call_stays_until_it_is_known_what_it_cost() {
     let mut account = Account::default();
