@@ -190,6 +190,10 @@ impl Stage {
                     slot.start_at = Some(now + wait / 4);
                 }
             }
+            // It came by its point when something else had been done to it meanwhile.
+            if is_alive && slot.cont_at.is_none() && is_standing(&slot.running) {
+                slot.cont_at = Some(now);
+            }
             if slot.cont_at.take_if(|at| *at <= now).is_some() {
                 slot.running.cont();
             }
