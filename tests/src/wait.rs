@@ -39,26 +39,37 @@ impl<T, S: Debug> Look for Result<T, S> {
 ///
 /// # Panics
 /// At the deadline, naming what was awaited and what was last seen.
-pub async fn eventually<L: Look>(
+pub async fn eventually<L: Look>(deadline: Duration, what: &str, look: impl AsyncFnMut() -> L) -> L::Found {
+    match within(deadline, look).await {
+        Ok(found) => found,
+        Err((looks, seen)) => {
+            panic!("waited {deadline:?} for {what}; last seen, after {looks} looks: {seen}")
+        }
+    }
+}
+
+/// The same for who goes on without it.
+///
+/// # Errors
+/// At the deadline: how often it was looked, and what was last seen.
+pub async fn within<L: Look>(
     deadline: Duration,
-    what: &str,
     mut look: impl AsyncFnMut() -> L,
-) -> L::Found {
+) -> Result<L::Found, (u32, String)> {
     let start = Instant::now();
     let mut seen = "no look that ended".to_owned();
     let mut looks = 0_u32;
     loop {
         let left = deadline.saturating_sub(start.elapsed());
         match tokio::time::timeout(left, look()).await.map(Look::found) {
-            Ok(Ok(found)) => return found,
+            Ok(Ok(found)) => return Ok(found),
             Ok(Err(state)) => seen = state,
             Err(_) => {}
         }
         looks += 1;
-        assert!(
-            start.elapsed() < deadline,
-            "waited {deadline:?} for {what}; last seen, after {looks} looks: {seen}"
-        );
+        if start.elapsed() >= deadline {
+            return Err((looks, seen));
+        }
         tokio::time::sleep(BETWEEN_LOOKS.min(deadline)).await;
     }
 }

@@ -1,7 +1,7 @@
 //! What must stand in the counters of budgets and limits, whatever happened.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::stage::Stage;
 use super::verdict::Broken;
@@ -49,17 +49,12 @@ pub(super) async fn check(
     within: Duration,
     broken: &mut Broken,
 ) {
-    let begun = Instant::now();
-    loop {
+    let right = crate::wait::within(within, async || {
         let wrong = wrong(client).await;
-        if wrong.is_empty() {
-            break;
-        }
-        if begun.elapsed() > within {
-            wrong.iter().for_each(|wrong| broken.add("a counter is not what it should be", wrong));
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    });
+    if let Err((_, seen)) = right.await {
+        broken.add("a counter is not what it should be", seen);
     }
     let entries = entries(client).await;
     let strict = [
