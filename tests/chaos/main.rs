@@ -9,8 +9,10 @@
     reason = "a program of the tests: it reads its environment and the clock"
 )]
 
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
+use futures_util::FutureExt;
 use tollgate_tests::chaos::{Options, Table, run};
 
 fn number(name: &str) -> Option<u64> {
@@ -43,7 +45,12 @@ async fn main() -> ExitCode {
     for seed in seeds {
         println!("seed {seed}: {requests} requests at {per_second}/s, {faults} faults");
         let options = Options { seed, requests, per_second, faults, timely: true, loud: true };
-        let outcome = Box::pin(run(&options)).await;
+        // What breaks the harness shall not take the other seeds with it.
+        let Ok(outcome) = AssertUnwindSafe(Box::pin(run(&options))).catch_unwind().await else {
+            println!("seed {seed}: the run itself ended too early");
+            broken.push(seed);
+            continue;
+        };
         println!("{outcome}");
         sum.merge(&outcome.table);
         total += outcome.requests;

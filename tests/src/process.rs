@@ -61,6 +61,11 @@ impl Process {
         self.end_if_any(WaitPidFlag::WNOHANG).is_none()
     }
 
+    /// Whether SIGKILL ended it, and not something it did by itself.
+    pub fn was_killed(&self) -> bool {
+        matches!(self.end_if_any(WaitPidFlag::WNOHANG), Some(WaitStatus::Signaled(_, Signal::SIGKILL, _)))
+    }
+
     /// What it wrote to standard output so far.
     pub fn stdout(&self) -> String {
         read(&self.stdout)

@@ -356,9 +356,8 @@ impl Book {
         let mut others = Vec::new();
         for (other, attempt) in question.others.iter().take(OTHERS_MAX) {
             let Some(account) = self.stored(other)? else { continue };
-            let mut counters = account.open(*attempt, &self.budgets);
-            counters.dedup_by(|one, other| one.0 == other.0);
-            others.extend(counters.into_iter().map(|(counter, ..)| (other.clone(), counter)));
+            let counters = account.held_in(*attempt, &self.budgets);
+            others.extend(counters.into_iter().map(|counter| (other.clone(), counter)));
         }
         Ok(OpenAnswer { sequence: self.cursors.entries, open, tries: account.tries(), others })
     }

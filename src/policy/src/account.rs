@@ -263,7 +263,6 @@ impl Account {
 
     /// Hears of a usage event of this request, at this place of its stream.
     pub fn note_usage(&mut self, event: &UsageEvent, sequence: Sequence, budgets: &Budgets) {
-        let accepted = event.accepted_at.map_or(0, |time| time.timestamp_micros());
         self.touched_ms = self.touched_ms.max(event.time.timestamp_millis());
         self.is_closed |= event.is_final;
         if event.requeued {
@@ -277,7 +276,7 @@ impl Account {
                 }
             }
             Kind::Attempt | Kind::Lost => {
-                let known = self.attempts.get(&(accepted, event.attempt));
+                let known = self.attempts.get(&key(event));
                 let is_lost = event.kind == Kind::Lost;
                 // The same rule as for sums: each counts once, and an attempt beats a lost one.
                 if known.is_some_and(|known| is_lost || !known.is_lost) || self.attempts.len() >= KEPT_MAX {
@@ -294,26 +293,9 @@ impl Account {
                     tokens: i64::try_from(event.usage.total_tokens()).unwrap_or(i64::MAX),
                     time_ms: event.time.timestamp_millis(),
                 };
-                self.attempts.insert((accepted, event.attempt), paid);
+                self.attempts.insert(key(event), paid);
             }
         }
-    }
-
-    /// Whether everything that a call is charged to has a reservation for it that stands. If not, it may only be that its entry
-    /// was not read yet.
-    pub fn is_reserved_for(&self, event: &UsageEvent, budgets: &Budgets) -> bool {
-        let is_charged = matches!(event.kind, Kind::Attempt | Kind::Lost);
-        let mut charged =
-            budgets.of_event(event).filter(|budget| is_charged && budget.measure.unit().is_some());
-        charged.all(|budget| {
-            let starts = self.reserved.get(&budget.name);
-            let covering = starts.and_then(|starts| starts.range(..=event.attempt).next_back());
-            // What went back to the routers is reserved for anew.
-            let after = if event.attempt > self.requeued { self.requeued } else { 0 };
-            covering
-                .filter(|(start, _)| **start > after)
-                .is_some_and(|(_, windows)| windows.values().any(|held| !held.tries.is_empty()))
-        })
     }
 
     /// Hears of an entry of this request in a counter.
@@ -394,18 +376,6 @@ impl Account {
             });
         }
         lines
-    }
-
-    /// The tries to reserve for an attempt that are not over: the counter, the try, and what it reserved.
-    pub fn open(&self, attempt: u32, budgets: &Budgets) -> Vec<(Counter, String, i64)> {
-        let lines = self.lines(budgets, |_| None).into_iter();
-        lines
-            .filter(|line| line.attempt == attempt && line.cost.is_none())
-            .flat_map(|line| {
-                let of_counter = move |(tried, amount)| (line.counter.clone(), tried, amount);
-                line.tries.into_iter().map(of_counter)
-            })
-            .collect()
     }
 
     /// Whether a later attempt was reserved for, and the one before it is heard of. Its usage event was stored before that
@@ -492,5 +462,11 @@ impl Account {
     }
 }
 
+/// The use of the identity that a call belongs to, and its number.
+fn key(event: &UsageEvent) -> (i64, u32) {
+    (event.accepted_at.map_or(0, |time| time.timestamp_micros()), event.attempt)
+}
+
+mod open;
 #[cfg(test)]
 mod tests;

@@ -43,8 +43,10 @@ pub struct Waiting<'a> {
     pub budgets: &'a [usize],
     /// Since when it is in hand.
     pub since: Timestamp,
-    /// When the ledger last said that nothing is reserved for it.
+    /// When the ledger last said what is reserved for it.
     pub asked: Option<Timestamp>,
+    /// When it said so last, if it is nothing.
+    pub has_nothing: Option<Timestamp>,
     /// At which it waits.
     pub priority: Priority,
     /// Which it fills.
@@ -102,7 +104,7 @@ impl Stuck {
         ask.truncate(OTHERS_MAX);
 
         let (mut lanes, mut released) = (BTreeMap::<&str, usize>::new(), Vec::new());
-        for at in of(MAKES_WAY_AFTER).filter(|at| waiting[*at].asked.is_some()) {
+        for at in of(MAKES_WAY_AFTER).filter(|at| waiting[*at].has_nothing.is_some()) {
             match waiting[at].hand {
                 Hand::Lane(lane) => {
                     let youngest = lanes.entry(lane).or_insert(at);
@@ -132,7 +134,7 @@ mod tests {
 
     fn waiting(budgets: &[usize], since: i64, asked: Option<i64>) -> Waiting<'_> {
         let (since, asked) = (at(since), asked.map(at));
-        Waiting { budgets, since, asked, priority: Priority::Normal, hand: Hand::None }
+        Waiting { budgets, since, asked, has_nothing: asked, priority: Priority::Normal, hand: Hand::None }
     }
 
     #[test]
@@ -190,9 +192,10 @@ mod tests {
             of("b", 4, Some(9_000)),
             waiting(&[0], 5, Some(9_000)),
             Waiting { hand: Hand::Lane("c"), ..waiting(&[1], 6, Some(9_000)) },
+            Waiting { has_nothing: None, ..of("a", 7, Some(9_500)) },
         ];
-        assert_eq!(stuck.next(&all, at(9_999)), Next { ask: vec![2, 0, 1, 3, 4], make_way: Vec::new() });
-        assert_eq!(stuck.next(&all, at(10_000)), Next { ask: vec![2, 0, 4], make_way: vec![1, 3] });
+        assert_eq!(stuck.next(&all, at(9_999)), Next { ask: vec![2, 0, 1, 3, 4, 6], make_way: Vec::new() });
+        assert_eq!(stuck.next(&all, at(10_000)), Next { ask: vec![2, 0, 4, 6], make_way: vec![1, 3] });
     }
 
     #[test]

@@ -151,7 +151,7 @@ pub struct OpenAnswer {
     /// What is known of each of them, by its id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tries: BTreeMap<String, Try>,
-    /// The others that something is reserved for and not over, and in which counter.
+    /// The others that something is reserved for and not over, and in which counter: for that attempt, or for one before it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<(String, Counter)>,
 }

@@ -62,8 +62,9 @@ pub(crate) struct Item {
     pub(crate) waits: u32,
     /// The budgets that it got room in when it was last tried.
     pub(crate) passed: Vec<usize>,
-    /// When the ledger last said that nothing is reserved for it.
+    /// When the ledger last said what is reserved for it, and when last that nothing is.
     pub(crate) asked: Option<Timestamp>,
+    pub(crate) has_nothing: Option<Timestamp>,
     /// What is reserved for it.
     pub(crate) reserved: Option<Vec<Held>>,
     /// When it may begin under limits of requests per minute that it has a number of.
@@ -248,6 +249,7 @@ pub(crate) fn item(
         waits: 0,
         passed: Vec::new(),
         asked: None,
+        has_nothing: None,
         reserved: None,
         turns: Vec::new(),
         rejects_on_limit: job.rejects_on_limit,

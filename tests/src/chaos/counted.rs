@@ -12,8 +12,11 @@ use crate::counters::{Entry, entries, most_held, paid, totals};
 /// is spent on the way: the rest is rejected. The others' never are.
 const RED_NANO_USD: u64 = 800;
 const WIDE_NANO_USD: u64 = 1_000_000_000_000;
-/// Requests of the team green at a time.
+/// Requests of the team green at a time, and of blue.
 const IN_FLIGHT: i64 = 8;
+const MANY_IN_FLIGHT: i64 = 1_000;
+/// Runs of so many requests come by their limits.
+const LONG: usize = 1_000;
 
 /// The sections of the configuration.
 pub(super) fn config(requests: usize) -> String {
@@ -32,7 +35,13 @@ pub(super) fn config(requests: usize) -> String {
         budget("green", WIDE_NANO_USD, "strict", "hold"),
         budget("blue", WIDE_NANO_USD, "estimate", "hold"),
         limit("green", &format!("in_flight = {IN_FLIGHT}")),
-        limit("blue", "requests_per_minute = 3000\ntokens_per_minute = 1000000\nin_flight = 1000"),
+        limit(
+            "blue",
+            &format!(
+                "requests_per_minute = 3000\ntokens_per_minute = {}\nin_flight = {MANY_IN_FLIGHT}",
+                (requests * 3).max(10_000)
+            ),
+        ),
     ]
     .concat()
 }
@@ -41,11 +50,12 @@ fn red(requests: usize) -> u64 {
     requests as u64 * RED_NANO_USD
 }
 
-/// Waits until the counters say what was paid, and nothing is in flight; then looks at how it came to that.
+/// Waits until the counters say what was paid, and nothing is in flight; then looks at how it came to that. `requests`: how
+/// many there were, and how many were rejected because their budget was spent.
 pub(super) async fn check(
     stage: &Stage,
     client: &Client,
-    requests: usize,
+    (requests, rejected): (usize, usize),
     within: Duration,
     broken: &mut Broken,
 ) {
@@ -58,13 +68,21 @@ pub(super) async fn check(
     }
     let entries = entries(client).await;
     let strict = [
-        ("llm.budget.red.total", i64::try_from(red(requests)).unwrap_or(i64::MAX)),
-        ("llm.budget.green-in-flight.total", IN_FLIGHT),
+        ("llm.budget.red.total", i64::try_from(red(requests)).unwrap_or(i64::MAX), true),
+        ("llm.budget.green-in-flight.total", IN_FLIGHT, true),
+        ("llm.budget.blue-in-flight.total", MANY_IN_FLIGHT, false),
     ];
-    for (counter, limit) in strict {
+    if requests >= LONG && rejected == 0 {
+        broken.add("a budget was never spent", "red");
+    }
+    for (counter, limit, is_reached) in strict {
         let of_it: Vec<&Entry> = entries.iter().filter(|entry| entry.subject == counter).collect();
-        if let Err(how) = most_held(of_it, limit) {
-            broken.add("a limit was passed", format_args!("{counter}: {how}"));
+        match most_held(of_it, limit) {
+            Err(how) => broken.add("a limit was passed", format_args!("{counter}: {how}")),
+            Ok(most) if requests >= LONG && is_reached && most * 10 < limit * 9 => {
+                broken.add("a limit was never come by", format_args!("{counter}: {most} of {limit}"));
+            }
+            Ok(_) => {}
         }
     }
     if let Err(said) = stage.reconcile(within).await {

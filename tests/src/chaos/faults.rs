@@ -92,6 +92,17 @@ impl Trouble {
 }
 
 impl Fault {
+    /// Whether calls that are under way can get no result by it.
+    pub(super) fn loses_calls(&self) -> bool {
+        match self {
+            Self::Kill(role) | Self::Stop(role, _) | Self::Restart(role) | Self::Point(_, role, ..) => {
+                *role == Role::Worker
+            }
+            Self::KillServer | Self::StopServer(_) => true,
+            Self::Provider(..) => false,
+        }
+    }
+
     /// So many faults: every kind once, in drawn order, then all of them again.
     pub(super) fn draw(count: usize, rng: &mut Rng) -> Vec<Self> {
         let mut drawn = Vec::new();

@@ -15,7 +15,10 @@ use super::verdict::{self, Outcome};
 use crate::client::Client;
 
 /// How long everything may take to be answered once nothing goes wrong any more.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(180);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(300);
+/// As many requests are asked for one by one, or all after so long: most answers are seen as they come.
+const ASKED_FOR_AT_ONCE: usize = 100;
+const ASKED_FOR_EVERY: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(20);
 
 /// Runs, and says what became of the promises.
@@ -78,16 +81,23 @@ pub async fn run(options: &Options) -> Outcome {
         stage.tend(&mut faults, &mut table).await;
         tokio::time::sleep(TICK).await;
     }
+    for _ in &put_off {
+        table.add("not fired: nobody was free");
+    }
     stage.calm(&mut faults, &mut table).await;
     say("no more faults");
     let calm = Instant::now();
-    let mut is_published = false;
+    let (mut is_published, mut asked) = (false, calm);
     let missing = loop {
         stage.tend(&mut faults, &mut table).await;
         if !is_published {
-            is_published = publishing.try_join_next().is_some();
+            match publishing.try_join_next() {
+                Some(Ok(())) => is_published = true,
+                Some(Err(error)) => break vec![format!("not everything could be published: {error}")],
+                None => {}
+            }
         } else {
-            let missing = missing(&client, &planned, &accepted, &lives).await;
+            let missing = missing(&client, &planned, &accepted, &lives, &mut asked).await;
             if missing.is_empty() || calm.elapsed() > ANSWERED_WITHIN {
                 break missing;
             }
@@ -112,12 +122,20 @@ async fn missing(
     planned: &[Planned],
     accepted: &Accepted,
     lives: &[crate::client::Live],
+    asked: &mut Instant,
 ) -> Vec<String> {
     let accepted = accepted.all();
     let unseen = planned.iter().map(|planned| &planned.request.identity).filter(|identity| {
         accepted.contains(identity) && lives.iter().all(|live| live.response(identity).is_none())
     });
-    let looks = unseen.map(|identity| async move { (identity, client.response(identity).await.is_none()) });
+    let unseen: Vec<_> = unseen.collect();
+    if unseen.len() > ASKED_FOR_AT_ONCE && asked.elapsed() < ASKED_FOR_EVERY {
+        return unseen.into_iter().map(ToString::to_string).collect();
+    }
+    *asked = Instant::now();
+    let looks = unseen
+        .into_iter()
+        .map(|identity| async move { (identity, client.response(identity).await.is_none()) });
     let found: Vec<_> = futures_util::stream::iter(looks.collect::<Vec<_>>()).buffered(64).collect().await;
     found.into_iter().filter(|(_, missing)| *missing).map(|(identity, _)| identity.to_string()).collect()
 }

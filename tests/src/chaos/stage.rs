@@ -1,5 +1,6 @@
 //! The processes, as faults leave them, and how they come back.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,15 @@ const SOON: Duration = Duration::from_secs(2);
 
 /// How long a process waits to come by its point before it is taken for something else.
 const ARMED_FOR: Duration = Duration::from_secs(5);
+/// A ledger has to come by the lease of the one before first, and shall settle for a while: without one, limits fill up, and
+/// all that budgets do is done when no faults are left.
+const LEDGER_ARMED_FOR: Duration = Duration::from_secs(15);
+const LEDGER_RUNS_FOR: Duration = Duration::from_secs(10);
+
+/// A call that a fault takes the result of had begun by then.
+const LATELY: Duration = Duration::from_secs(2);
+/// Attempts that each fault may lose beside those that a provider saw: claimed, and not called yet.
+const CLAIMED_MAX: usize = 4;
 
 /// What the main provider does to each call.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,6 +50,35 @@ struct Slot {
     cont_at: Option<Instant>,
     /// The fault that waits at a point of it.
     armed: Option<(Instant, Fault)>,
+    /// Whether it was started to die or stand still at a point, whatever was done to it since.
+    has_point: bool,
+    /// When it was started.
+    since: Instant,
+}
+
+impl Slot {
+    fn new(role: Role, running: Running) -> Self {
+        let since = Instant::now();
+        Self { role, running, start_at: None, cont_at: None, armed: None, has_point: false, since }
+    }
+
+    fn restart(&mut self, point: Option<&str>) {
+        self.running.restart_at(point);
+        (self.has_point, self.since) = (point.is_some(), Instant::now());
+    }
+
+    /// Whether nothing is done to it now, nor soon.
+    fn is_free(&self) -> bool {
+        let (armed_for, runs_for) = match self.role {
+            Role::Ledger => (LEDGER_ARMED_FOR, LEDGER_RUNS_FOR),
+            _ => (ARMED_FOR, Duration::ZERO),
+        };
+        self.start_at.is_none()
+            && self.cont_at.is_none()
+            && self.armed.as_ref().is_none_or(|(since, _)| since.elapsed() > armed_for)
+            && self.since.elapsed() >= runs_for
+            && self.running.is_alive()
+    }
 }
 
 /// Everything that runs.
@@ -56,6 +95,10 @@ pub(super) struct Stage {
     /// When the server or a router was not there: waits may be that much longer.
     pub(super) down: Vec<(std::time::SystemTime, std::time::SystemTime)>,
     down_since: Option<std::time::SystemTime>,
+    /// Calls under way, of late.
+    in_flight: VecDeque<(Instant, usize)>,
+    /// As many attempts may be lost by what was done.
+    pub(super) lost_at_most: usize,
 }
 
 impl Stage {
@@ -78,7 +121,7 @@ impl Stage {
         let mut slots = Vec::new();
         for role in roles {
             let running = broker.run(role).await;
-            slots.push(Slot { role, running, start_at: None, cont_at: None, armed: None });
+            slots.push(Slot::new(role, running));
         }
         let mood = Arc::new(Mutex::new(Mood::default()));
         let told = Arc::clone(&mood);
@@ -99,6 +142,8 @@ impl Stage {
             server_cont_at: None,
             down: Vec::new(),
             down_since: None,
+            in_flight: VecDeque::new(),
+            lost_at_most: 0,
         }
     }
 
@@ -126,11 +171,12 @@ impl Stage {
             Fault::Point(name, role, pass, is_stop) => {
                 let Some(slot) = self.pick(*role, rng) else { return false };
                 let signal = if *is_stop { "stop" } else { "kill" };
-                slot.running.restart_at(Some(&format!("{name}:{pass}:{signal}")));
+                slot.restart(Some(&format!("{name}:{pass}:{signal}")));
                 (slot.start_at, slot.cont_at) = (None, None);
                 slot.armed = Some((Instant::now(), fault.clone()));
                 // It counts at its point when it is reached.
                 table.add(format_args!("kill -9 {}", role.name()));
+                self.note_loss(*role == Role::Worker);
                 return true;
             }
             Fault::KillServer => {
@@ -158,31 +204,39 @@ impl Stage {
             }
         }
         table.add(fault);
+        self.note_loss(fault.loses_calls());
         true
+    }
+
+    /// What is called now may get no result.
+    fn note_loss(&mut self, loses_calls: bool) {
+        if loses_calls {
+            let lately = self.in_flight.iter().map(|(_, calls)| *calls).max().unwrap_or_default();
+            self.lost_at_most += lately + CLAIMED_MAX;
+        }
     }
 
     /// A process of the role that nothing is done to now, nor soon.
     fn pick(&mut self, role: Role, rng: &mut Rng) -> Option<&mut Slot> {
-        let free: Vec<usize> = (0..self.slots.len())
-            .filter(|index| {
-                let slot = &self.slots[*index];
-                slot.role == role
-                    && slot.start_at.is_none()
-                    && slot.cont_at.is_none()
-                    && slot.armed.as_ref().is_none_or(|(since, _)| since.elapsed() > ARMED_FOR)
-                    && slot.running.is_alive()
-            })
-            .collect();
+        let is_free = |index: &usize| self.slots[*index].role == role && self.slots[*index].is_free();
+        let free: Vec<usize> = (0..self.slots.len()).filter(is_free).collect();
         if free.is_empty() { None } else { Some(&mut self.slots[*rng.pick(&free)]) }
     }
 
     /// Lets time pass: what is due to come back comes back.
     pub(super) async fn tend(&mut self, rng: &mut Rng, table: &mut Table) {
         let now = Instant::now();
+        self.in_flight.push_back((now, self.main.in_flight() + self.backup.in_flight()));
+        self.in_flight.retain(|(at, _)| now - *at < LATELY);
+        let mut losses = 0;
         for slot in &mut self.slots {
             let is_alive = slot.running.is_alive();
             if let Some((_, fault)) = slot.armed.take_if(|_| !is_alive || is_standing(&slot.running)) {
-                table.add(&fault);
+                // It may have ended by itself before it came there, when there was no server to connect to.
+                if is_alive || slot.running.process().was_killed() {
+                    table.add(&fault);
+                }
+                losses += usize::from(slot.role == Role::Worker);
                 let wait = Duration::from_millis(rng.between(200, 3_500));
                 if is_alive {
                     slot.cont_at = Some(now + wait);
@@ -199,11 +253,14 @@ impl Stage {
             }
             // It may have ended by itself as well, when there was no server to connect to.
             if !is_alive && slot.start_at.is_none_or(|at| at <= now) {
-                slot.running.restart_without_waiting();
+                slot.restart(None);
                 slot.start_at = None;
             } else if is_alive && slot.start_at.is_some_and(|at| at + Duration::from_secs(45) < now) {
                 slot.start_at = None;
             }
+        }
+        for _ in 0..losses {
+            self.note_loss(true);
         }
         if self.server_at.take_if(|at| *at <= now).is_some() {
             self.nats.restart().await;
@@ -238,7 +295,11 @@ impl Stage {
         match (is_down, self.down_since) {
             (true, None) => self.down_since = Some(now),
             (false, Some(since)) => {
-                self.down.push((since, now + Duration::from_secs(5)));
+                let until = now + Duration::from_secs(5);
+                match self.down.last_mut() {
+                    Some(last) if last.1 >= since => last.1 = until,
+                    _ => self.down.push((since, until)),
+                }
                 self.down_since = None;
             }
             _ => {}
@@ -253,14 +314,20 @@ impl Stage {
             self.is_gone = false;
         }
         let soon = Some(Instant::now());
+        let mut losses = 0;
         for slot in &mut self.slots {
             slot.cont_at = slot.cont_at.and(soon);
             // What did not come by its point would while all is looked at.
-            if slot.armed.take().is_some() {
+            slot.armed = None;
+            if slot.has_point {
                 table.add(format_args!("kill -9 {}", slot.role.name()));
-                slot.running.restart_without_waiting();
-                slot.start_at = None;
+                slot.restart(None);
+                (slot.start_at, slot.cont_at) = (None, None);
+                losses += usize::from(slot.role == Role::Worker);
             }
+        }
+        for _ in 0..losses {
+            self.note_loss(true);
         }
         self.server_at = self.server_at.and(soon);
         self.server_cont_at = self.server_cont_at.and(soon);

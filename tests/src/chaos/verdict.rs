@@ -10,7 +10,7 @@ use super::Options;
 use super::counted;
 use super::faults::Table;
 use super::load::{Accepted, Planned};
-use super::stage::{BACKUP, IN_FLIGHT, PRICE, Stage};
+use super::stage::{BACKUP, PRICE, Stage};
 use crate::check::{Evidence, Expected, settled};
 use crate::client::{Client, Live};
 use crate::money::Price;
@@ -107,8 +107,11 @@ pub(super) async fn of(
     for missing in &missing {
         broken.add("accepted and never answered", missing);
     }
+    if planned.len() != options.requests {
+        broken.add("not published", format_args!("{} of {}", planned.len(), options.requests));
+    }
     let (mut statuses, mut expected) = (BTreeMap::<String, usize>::new(), Vec::new());
-    let mut responses: BTreeMap<Identity, Value> = BTreeMap::new();
+    let (mut responses, mut rejected) = (BTreeMap::<Identity, Value>::new(), 0);
     for stored in client.read_stream("LLM_RECORD").await {
         if let Some(identity) = Identity::of_response(&stored.subject)
             && let Ok(value) = decode(&stored.headers, &stored.payload)
@@ -123,6 +126,7 @@ pub(super) async fn of(
             "succeeded" => Expected::answered(&planned.request),
             status => Expected::ended(&planned.request, status),
         });
+        rejected += usize::from(response["error"]["code"] == "budget_exceeded");
         *statuses.entry(status).or_default() += 1;
         in_time(options, stage, planned, response, &mut broken);
     }
@@ -142,9 +146,9 @@ pub(super) async fn of(
         broken.add("an equality does not hold", report);
     }
     let calls: Vec<Call> = providers.iter().flat_map(|provider| provider.calls()).collect();
-    let lost = calls_and_events(client, &calls, &table, &mut broken).await;
+    let lost = calls_and_events(client, &calls, stage.lost_at_most, &mut broken).await;
     left_over(client, &responses, &table, &mut broken).await;
-    counted::check(stage, client, options.requests, SETTLED_WITHIN, &mut broken).await;
+    counted::check(stage, client, (options.requests, rejected), SETTLED_WITHIN, &mut broken).await;
     Outcome {
         seed: options.seed,
         requests: planned.len(),
@@ -197,7 +201,12 @@ fn in_time(options: &Options, stage: &Stage, planned: &Planned, response: &Value
 }
 
 /// Every call has one event that counts, and every event that is not `lost` is of one call, to the nano-dollar.
-async fn calls_and_events(client: &Client, calls: &[Call], table: &Table, broken: &mut Broken) -> usize {
+async fn calls_and_events(
+    client: &Client,
+    calls: &[Call],
+    lost_at_most: usize,
+    broken: &mut Broken,
+) -> usize {
     let mut by_id: BTreeMap<&str, Vec<&Call>> = BTreeMap::new();
     for call in calls {
         match call.headers.get("x-client-request-id") {
@@ -265,13 +274,13 @@ async fn calls_and_events(client: &Client, calls: &[Call], table: &Table, broken
             broken.add("a good answer that was not paid", id);
         }
     }
-    let stops =
-        table.rows().filter(|(fault, _)| fault.starts_with("SIGSTOP")).map(|(_, count)| count).sum::<usize>();
-    let most = (table.kills() + stops) * IN_FLIGHT as usize;
-    if without_result > ever_lost.len() || ever_lost.len() > most {
+    if ever_lost.len() > lost_at_most {
         broken.add(
             "more is lost than was killed",
-            format_args!("{without_result} calls without a result, {} lost, at most {most}", ever_lost.len()),
+            format_args!(
+                "{without_result} calls without a result, {} lost, at most {lost_at_most}",
+                ever_lost.len()
+            ),
         );
     }
     ever_lost.len()

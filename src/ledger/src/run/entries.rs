@@ -6,7 +6,6 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull;
 use futures_util::StreamExt;
 use futures_util::stream::ReadyChunks;
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tollgate_bus::counter::{self, StoredEntry};
 use tollgate_protocol::Sequence;
@@ -16,7 +15,7 @@ use super::settle::{BATCH_MAX, Delivered, Fault, Pass, Settler, again, in_order}
 use crate::metrics;
 use crate::settle::PlacedEvent;
 
-/// How long entries that are stored may take to come. They may be lost on the way: then they are read from the cursor on.
+/// How long the next of the entries that are stored may take to come. They may be lost on the way: then they are read from the cursor on.
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(5);
 
 /// The entries as they come.
@@ -84,9 +83,8 @@ impl Settler<'_> {
         let stored =
             self.bus.last_stored(&self.bus.subjects().stream(counter::STREAM), ">").await.map_err(again)?;
         let last = stored.map_or(0, |stored| stored.source.sequence);
-        let until = Instant::now() + CAUGHT_UP_WITHIN;
         while entries.last < last {
-            let Ok(chunk) = tokio::time::timeout_at(until, entries.stream.next()).await else {
+            let Ok(chunk) = tokio::time::timeout(CAUGHT_UP_WITHIN, entries.stream.next()).await else {
                 return Err(again("entries that are stored did not come"));
             };
             self.note_entries(chunk, entries, pass, tasks).await?;

@@ -96,7 +96,11 @@ fn what_is_spent_is_told_apart_from_what_is_reserved() {
     };
     let answer = book.answer(&question).unwrap();
     assert_eq!(answer.open, [(counter(), "t".to_owned(), 400)]);
-    assert_eq!(answer.others, [(account.clone(), counter())]);
+    assert_eq!(
+        answer.others,
+        [(account.clone(), counter()), (account.clone(), counter())],
+        "for 2, that of 1"
+    );
 
     let outcome = book.read(&[], &[(101, paid("r1", 120))]).unwrap();
     let [due] = outcome.due.as_slice() else { panic!("{outcome:?}") };

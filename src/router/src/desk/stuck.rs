@@ -1,6 +1,6 @@
 //! Where nothing passes a budget or a limit: who has it, see `policy::stuck`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tollgate_policy::stuck::{Hand, Waiting};
@@ -47,27 +47,27 @@ impl Desk {
         // A ledger that does not answer has said nothing of anybody.
         let Some(found) = found else { return };
         let now = tollgate_bus::now();
-        let (mut with, mut without) = (HashSet::new(), HashSet::new());
-        for (identity, _) in asked {
-            let has = found.iter().any(|(account, _)| *account == identity.to_string());
-            if has {
-                with.insert(identity)
-            } else {
-                without.insert(identity)
-            };
+        let mut reserved = HashMap::<String, Vec<Counter>>::new();
+        for (account, counter) in found {
+            reserved.entry(account).or_default().push(counter);
         }
-        for (_, item) in self.queue.iter_mut().filter(|(_, item)| without.contains(&item.identity)) {
+        let reserved: HashMap<&Identity, Vec<Counter>> = asked
+            .iter()
+            .map(|(identity, _)| (identity, reserved.remove(&identity.to_string()).unwrap_or_default()))
+            .collect();
+        for (_, item) in self.queue.iter_mut() {
+            let Some(counters) = reserved.get(&item.identity) else { continue };
             item.asked = Some(now);
+            item.has_nothing = counters.is_empty().then_some(now);
         }
         let hot = Arc::clone(&self.hot);
         let is_there = |item: &Item, budget: usize| {
-            let counter = hot.budgets.0.get(budget).map(|budget| budget.counter(now));
-            counter.is_some_and(|counter| found.contains(&(item.identity.to_string(), counter)))
+            let counters = reserved.get(&item.identity).filter(|counters| !counters.is_empty());
+            let counter = counters.and_then(|_| hot.budgets.0.get(budget)).map(|budget| budget.counter(now));
+            counters.zip(counter).is_some_and(|(counters, counter)| counters.contains(&counter))
         };
         let leaves = |item: &Item| {
-            item.reserved.is_none()
-                && with.contains(&item.identity)
-                && item.place.gate.budgets.iter().any(|budget| is_there(item, *budget))
+            item.reserved.is_none() && item.place.gate.budgets.iter().any(|budget| is_there(item, *budget))
         };
         for (_, mut item) in self.queue.take_out(|item| leaves(item)) {
             let mut gate = item.place.gate.clone();
@@ -88,6 +88,7 @@ impl crate::Context {
         // With everything reserved it needs no room; what is too large waits for something else.
         let waits = item.reserved.is_none() && item.too_large_for.is_none();
         let budgets = if waits { &item.needs.budgets[..] } else { &[] };
-        Waiting { budgets, since: item.since, asked: item.asked, priority: item.place.priority, hand }
+        let (since, asked, has_nothing) = (item.since, item.asked, item.has_nothing);
+        Waiting { budgets, since, asked, has_nothing, priority: item.place.priority, hand }
     }
 }
