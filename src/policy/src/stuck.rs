@@ -9,8 +9,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::TimeDelta;
-use tollgate_protocol::budget::OTHERS_MAX;
-use tollgate_protocol::{Priority, Timestamp};
+use tollgate_protocol::budget::{Counter, OTHERS_MAX};
+use tollgate_protocol::{Identity, Priority, Timestamp};
 
 /// From then on the ledger is asked.
 const ASKED_AFTER: TimeDelta = TimeDelta::seconds(1);
@@ -124,6 +124,20 @@ impl Stuck {
     }
 }
 
+/// What is reserved for each request that was asked about, from an answer that names only those with something. Several
+/// copies of one can be in hand, and each is asked about.
+pub fn by_request(
+    asked: &[(Identity, u32)],
+    found: Vec<(String, Counter)>,
+) -> HashMap<&Identity, Vec<Counter>> {
+    let mut counters = HashMap::<String, Vec<Counter>>::new();
+    for (account, counter) in found {
+        counters.entry(account).or_default().push(counter);
+    }
+    let of = |identity: &Identity| counters.get(&identity.to_string()).cloned().unwrap_or_default();
+    asked.iter().map(|(identity, _)| (identity, of(identity))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,6 +210,17 @@ mod tests {
         ];
         assert_eq!(stuck.next(&all, at(9_999)), Next { ask: vec![2, 0, 1, 3, 4, 6], make_way: Vec::new() });
         assert_eq!(stuck.next(&all, at(10_000)), Next { ask: vec![2, 0, 4, 6], make_way: vec![1, 3] });
+    }
+
+    #[test]
+    fn copies_of_a_request_have_what_is_reserved_for_it() {
+        let of = |id: &str| Identity::from_tokens(&format!("t.g.{id}")).unwrap();
+        let counter = |budget: &str| Counter { budget: budget.into(), window: "w".into() };
+        let asked = [(of("a"), 1), (of("b"), 1), (of("a"), 1), (of("a"), 2)];
+        let found = vec![("t.g.a".to_owned(), counter("x")), ("t.g.a".to_owned(), counter("y"))];
+        let reserved = by_request(&asked, found);
+        assert_eq!(reserved[&of("a")], [counter("x"), counter("y")]);
+        assert_eq!(reserved[&of("b")], []);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Where nothing passes a budget or a limit: who has it, see `policy::stuck`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use tollgate_policy::stuck::{Hand, Waiting};
+use tollgate_policy::stuck::{Hand, Waiting, by_request};
 use tollgate_protocol::budget::Counter;
 use tollgate_protocol::{Identity, Timestamp};
 
@@ -47,14 +47,7 @@ impl Desk {
         // A ledger that does not answer has said nothing of anybody.
         let Some(found) = found else { return };
         let now = tollgate_bus::now();
-        let mut reserved = HashMap::<String, Vec<Counter>>::new();
-        for (account, counter) in found {
-            reserved.entry(account).or_default().push(counter);
-        }
-        let reserved: HashMap<&Identity, Vec<Counter>> = asked
-            .iter()
-            .map(|(identity, _)| (identity, reserved.remove(&identity.to_string()).unwrap_or_default()))
-            .collect();
+        let reserved = by_request(asked, found);
         for (_, item) in self.queue.iter_mut() {
             let Some(counters) = reserved.get(&item.identity) else { continue };
             item.asked = Some(now);
