@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::TimeDelta;
 use tollgate_protocol::budget::{Counter, OTHERS_MAX};
-use tollgate_protocol::{Identity, Priority, Timestamp};
+use tollgate_protocol::{Identity, Timestamp};
 
 /// From then on the ledger is asked.
 const ASKED_AFTER: TimeDelta = TimeDelta::seconds(1);
@@ -18,9 +18,7 @@ const ASKED_AFTER: TimeDelta = TimeDelta::seconds(1);
 const MAKES_WAY_AFTER: TimeDelta = TimeDelta::seconds(10);
 /// From then on it is not known any more: while somebody waits for a budget, it is tried much oftener than that.
 const FORGOTTEN_AFTER: TimeDelta = TimeDelta::seconds(5);
-/// Of held requests one in so many makes way at a time; of fewer than [`RELEASED_LEAST`] none.
-const RELEASED_PART: usize = 8;
-/// As many as every team may have in hand.
+/// Of fewer held requests none makes way: as many every team may have in hand.
 const RELEASED_LEAST: usize = 4;
 
 /// Since when nothing passed, and when somebody was last refused, by the number of the budget.
@@ -47,8 +45,6 @@ pub struct Waiting<'a> {
     pub asked: Option<Timestamp>,
     /// When it said so last, if it is nothing.
     pub has_nothing: Option<Timestamp>,
-    /// At which it waits.
-    pub priority: Priority,
     /// Which it fills.
     pub hand: Hand<'a>,
 }
@@ -87,7 +83,7 @@ impl Stuck {
     }
 
     /// Whom to ask about, those first that were not asked about for longest, and who makes way, of those that nothing is
-    /// reserved for: of each lane the youngest; of held ones those of low priority first, and then those in hand for longest.
+    /// reserved for: of each lane the youngest; of held ones all, those in hand for longest first.
     pub fn next(&mut self, waiting: &[Waiting<'_>], now: Timestamp) -> Next {
         // What nobody in hand needs any more, or nobody tries because something else is full, was stuck at another time.
         self.0.retain(|budget, (_, last)| {
@@ -116,8 +112,8 @@ impl Stuck {
                 Hand::None => {}
             }
         }
-        released.sort_by_key(|at| (std::cmp::Reverse(waiting[*at].priority), waiting[*at].since));
-        let most = if released.len() < RELEASED_LEAST { 0 } else { released.len().div_ceil(RELEASED_PART) };
+        released.sort_by_key(|at| waiting[*at].since);
+        let most = if released.len() < RELEASED_LEAST { 0 } else { released.len() };
         let make_way: Vec<usize> = lanes.into_values().chain(released.into_iter().take(most)).collect();
         ask.retain(|at| !make_way.contains(at));
         Next { ask, make_way }
@@ -148,7 +144,7 @@ mod tests {
 
     fn waiting(budgets: &[usize], since: i64, asked: Option<i64>) -> Waiting<'_> {
         let (since, asked) = (at(since), asked.map(at));
-        Waiting { budgets, since, asked, has_nothing: asked, priority: Priority::Normal, hand: Hand::None }
+        Waiting { budgets, since, asked, has_nothing: asked, hand: Hand::None }
     }
 
     #[test]
@@ -224,17 +220,17 @@ mod tests {
     }
 
     #[test]
-    fn of_held_ones_some_make_way_those_of_low_priority_first() {
+    fn of_held_ones_all_make_way_that_were_asked_about() {
         let mut stuck = Stuck::default();
         stuck.refused(0, at(0));
         stuck.refused(0, at(9_000));
-        let of =
-            |priority, since| Waiting { priority, hand: Hand::Released, ..waiting(&[0], since, Some(9_000)) };
-        let mut all: Vec<_> = (0..10).map(|since| of(Priority::High, since)).collect();
-        assert_eq!(stuck.next(&all, at(10_000)).make_way, [0, 1], "one in eight");
-        all[7].priority = Priority::Low;
-        assert_eq!(stuck.next(&all, at(10_000)).make_way, [7, 0]);
-        assert_eq!(stuck.next(&all[..RELEASED_LEAST], at(10_000)).make_way, [0]);
+        let of = |since| Waiting { hand: Hand::Released, ..waiting(&[0], since, Some(9_000)) };
+        let mut all: Vec<_> = (0..6).rev().map(of).collect();
+        all[2].has_nothing = None;
+        assert_eq!(stuck.next(&all, at(9_999)).make_way.len(), 0);
+        assert_eq!(stuck.next(&all, at(10_000)).make_way, [5, 4, 3, 1, 0]);
+        assert_eq!(stuck.next(&all[..RELEASED_LEAST + 1], at(10_000)).make_way, [4, 3, 1, 0]);
+        all[2].has_nothing = all[1].has_nothing;
         assert_eq!(stuck.next(&all[..RELEASED_LEAST - 1], at(10_000)).make_way.len(), 0, "there is room");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tollgate_policy::stuck::{Hand, Waiting, by_request};
 use tollgate_protocol::budget::Counter;
@@ -12,6 +13,9 @@ use crate::PREFETCH;
 use crate::dispatch::WAIT_ELSEWHERE;
 use crate::intake::Item;
 
+/// How long a held request that makes way rests: others get the place of it meanwhile.
+const NEXT_ONES: Duration = Duration::from_millis(50);
+
 impl Desk {
     /// Asks the ledger for which requests in hand something is reserved already, and has some make way.
     pub(super) fn look_for_orphans(&mut self, now: Timestamp) {
@@ -21,16 +25,10 @@ impl Desk {
         let items: Vec<&Item> = self.queue.iter_mut().map(|(_, item)| &**item).collect();
         let waiting: Vec<Waiting<'_>> = items.iter().map(|item| self.context.waiting(item)).collect();
         let next = self.stuck.next(&waiting, now);
-        let make_way: HashSet<Identity> =
-            next.make_way.iter().map(|at| items[*at].identity.clone()).collect();
+        let make_way: Vec<Identity> = next.make_way.iter().map(|at| items[*at].identity.clone()).collect();
         let ask: Vec<_> =
             next.ask.iter().map(|at| (items[*at].identity.clone(), items[*at].attempt)).collect();
-        if !make_way.is_empty() {
-            let leaves = |item: &Item| item.reserved.is_none() && make_way.contains(&item.identity);
-            for (_, item) in self.queue.take_out(|item| leaves(item)) {
-                self.tasks.spawn(item.message.hand_back(WAIT_ELSEWHERE));
-            }
-        }
+        self.make_way(make_way);
         if !ask.is_empty() && !self.is_asking {
             self.is_asking = true;
             let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
@@ -38,6 +36,15 @@ impl Desk {
                 let found = context.reserved_for(&ask).await;
                 let _ = done.send(Done::Reserved(ask, found));
             });
+        }
+    }
+
+    fn make_way(&mut self, requests: Vec<Identity>) {
+        let requests: HashSet<Identity> = requests.into_iter().collect();
+        let leaves = |item: &Item| item.reserved.is_none() && requests.contains(&item.identity);
+        for (_, item) in self.queue.take_out(|item| leaves(item)) {
+            let delay = if item.message.is_released() { NEXT_ONES } else { WAIT_ELSEWHERE };
+            self.tasks.spawn(item.message.hand_back(delay));
         }
     }
 
@@ -68,6 +75,13 @@ impl Desk {
             item.place.gate = gate;
             self.queue.push(item.place.clone(), item);
         }
+        // Of all that are held only so many are in hand: the sooner these make way, the sooner all were looked at.
+        let items: Vec<&Item> = self.queue.iter_mut().map(|(_, item)| &**item).collect();
+        let waiting: Vec<Waiting<'_>> = items.iter().map(|item| self.context.waiting(item)).collect();
+        let next = self.stuck.next(&waiting, now);
+        let released = next.make_way.iter().map(|at| items[*at]).filter(|item| item.message.is_released());
+        let released = released.map(|item| item.identity.clone()).collect();
+        self.make_way(released);
     }
 }
 
@@ -82,6 +96,6 @@ impl crate::Context {
         let waits = item.reserved.is_none() && item.too_large_for.is_none();
         let budgets = if waits { &item.needs.budgets[..] } else { &[] };
         let (since, asked, has_nothing) = (item.since, item.asked, item.has_nothing);
-        Waiting { budgets, since, asked, has_nothing, priority: item.place.priority, hand }
+        Waiting { budgets, since, asked, has_nothing, hand }
     }
 }
