@@ -4,13 +4,13 @@
 //! nobody else does. But it can be behind all others in the order, which are tried again and again and find no room; or
 //! outside of all hands, because they fill these. So where nothing passes for a while, the ledger is asked which of the
 //! requests in hand something is reserved for, and they are tried out of turn: that takes no room from anybody. If it goes
-//! on, a few make way, where they fill a hand.
+//! on, some make way, where they fill a hand.
 
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::TimeDelta;
 use tollgate_protocol::budget::{Counter, OTHERS_MAX};
-use tollgate_protocol::{Identity, Timestamp};
+use tollgate_protocol::{Identity, Priority, Timestamp};
 
 /// From then on the ledger is asked.
 const ASKED_AFTER: TimeDelta = TimeDelta::seconds(1);
@@ -45,6 +45,8 @@ pub struct Waiting<'a> {
     pub asked: Option<Timestamp>,
     /// When it said so last, if it is nothing.
     pub has_nothing: Option<Timestamp>,
+    /// In whose order it is: the provider, the team and the priority.
+    pub flow: (&'a str, &'a str, Priority),
     /// Which it fills.
     pub hand: Hand<'a>,
 }
@@ -83,7 +85,8 @@ impl Stuck {
     }
 
     /// Whom to ask about, those first that were not asked about for longest, and who makes way, of those that nothing is
-    /// reserved for: of each lane the youngest; of held ones all, those in hand for longest first.
+    /// reserved for: of each lane the youngest; of held ones all but one of each flow, which is the next of it. A flow that has
+    /// nobody in hand would come behind what others were served meanwhile.
     pub fn next(&mut self, waiting: &[Waiting<'_>], now: Timestamp) -> Next {
         // What nobody in hand needs any more, or nobody tries because something else is full, was stuck at another time.
         self.0.retain(|budget, (_, last)| {
@@ -96,10 +99,17 @@ impl Stuck {
             (0..waiting.len()).filter(waits)
         };
         let mut ask: Vec<usize> = of(ASKED_AFTER).collect();
-        ask.sort_by_key(|at| (waiting[*at].asked, waiting[*at].since));
+        ask.sort_by_key(|at| (waiting[*at].asked.unwrap_or(waiting[*at].since), waiting[*at].since));
         ask.truncate(OTHERS_MAX);
 
         let (mut lanes, mut released) = (BTreeMap::<&str, usize>::new(), Vec::new());
+        let mut stays = BTreeMap::<_, usize>::new();
+        for at in (0..waiting.len()).filter(|at| waiting[*at].hand == Hand::Released) {
+            let oldest = stays.entry(waiting[at].flow).or_insert(at);
+            if waiting[at].since < waiting[*oldest].since {
+                *oldest = at;
+            }
+        }
         for at in of(MAKES_WAY_AFTER).filter(|at| waiting[*at].has_nothing.is_some()) {
             match waiting[at].hand {
                 Hand::Lane(lane) => {
@@ -108,13 +118,14 @@ impl Stuck {
                         *youngest = at;
                     }
                 }
-                Hand::Released => released.push(at),
-                Hand::None => {}
+                Hand::Released if stays.get(&waiting[at].flow) != Some(&at) => released.push(at),
+                Hand::Released | Hand::None => {}
             }
         }
-        released.sort_by_key(|at| waiting[*at].since);
-        let most = if released.len() < RELEASED_LEAST { 0 } else { released.len() };
-        let make_way: Vec<usize> = lanes.into_values().chain(released.into_iter().take(most)).collect();
+        if released.len() < RELEASED_LEAST {
+            released.clear();
+        }
+        let make_way: Vec<usize> = lanes.into_values().chain(released).collect();
         ask.retain(|at| !make_way.contains(at));
         Next { ask, make_way }
     }
@@ -144,7 +155,8 @@ mod tests {
 
     fn waiting(budgets: &[usize], since: i64, asked: Option<i64>) -> Waiting<'_> {
         let (since, asked) = (at(since), asked.map(at));
-        Waiting { budgets, since, asked, has_nothing: asked, hand: Hand::None }
+        let flow = ("p", "t", Priority::Normal);
+        Waiting { budgets, since, asked, has_nothing: asked, flow, hand: Hand::None }
     }
 
     #[test]
@@ -225,11 +237,15 @@ mod tests {
         stuck.refused(0, at(0));
         stuck.refused(0, at(9_000));
         let of = |since| Waiting { hand: Hand::Released, ..waiting(&[0], since, Some(9_000)) };
-        let mut all: Vec<_> = (0..6).rev().map(of).collect();
+        let mut all: Vec<_> = (0..7).rev().map(of).collect();
         all[2].has_nothing = None;
         assert_eq!(stuck.next(&all, at(9_999)).make_way.len(), 0);
-        assert_eq!(stuck.next(&all, at(10_000)).make_way, [5, 4, 3, 1, 0]);
-        assert_eq!(stuck.next(&all[..RELEASED_LEAST + 1], at(10_000)).make_way, [4, 3, 1, 0]);
+        assert_eq!(stuck.next(&all, at(10_000)).make_way, [0, 1, 3, 4, 5], "the oldest stays");
+        assert_eq!(stuck.next(&all[..RELEASED_LEAST + 2], at(10_000)).make_way, [0, 1, 3, 4]);
+        all[4].flow = ("p", "t", Priority::Low);
+        assert_eq!(stuck.next(&all, at(10_000)).make_way, [0, 1, 3, 5], "the only one of its priority");
+        (all[3].flow, all[0].flow) = (("q", "t", Priority::Normal), ("q", "t", Priority::Normal));
+        assert_eq!(stuck.next(&all, at(10_000)).make_way.len(), 0, "three only");
         all[2].has_nothing = all[1].has_nothing;
         assert_eq!(stuck.next(&all[..RELEASED_LEAST - 1], at(10_000)).make_way.len(), 0, "there is room");
     }

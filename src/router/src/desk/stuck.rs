@@ -13,7 +13,7 @@ use crate::PREFETCH;
 use crate::dispatch::WAIT_ELSEWHERE;
 use crate::intake::Item;
 
-/// How long a held request that makes way rests: others get the place of it meanwhile.
+/// How long a held request that makes way rests; then it is behind all others of its team that are held.
 const NEXT_ONES: Duration = Duration::from_millis(50);
 
 impl Desk {
@@ -96,6 +96,8 @@ impl crate::Context {
         let waits = item.reserved.is_none() && item.too_large_for.is_none();
         let budgets = if waits { &item.needs.budgets[..] } else { &[] };
         let (since, asked, has_nothing) = (item.since, item.asked, item.has_nothing);
-        Waiting { budgets, since, asked, has_nothing, hand }
+        let place = &item.place;
+        let flow = (place.gate.provider.as_str(), place.team.as_str(), place.priority);
+        Waiting { budgets, since, asked, has_nothing, flow, hand }
     }
 }
