@@ -61,6 +61,9 @@ async fn main() -> ExitCode {
             if std::fs::write(&file, &outcome.logs).is_ok() {
                 println!("  logs: {}", file.display());
             }
+            if let Some(store) = &outcome.store {
+                println!("  the server's store: {}", store.display());
+            }
             broken.push(seed);
         }
     }

@@ -1,5 +1,6 @@
 //! One run, from its seed to its verdict.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -112,8 +113,20 @@ pub async fn run(options: &Options) -> Outcome {
         verdict::of(options, &stage, &client, &planned, &accepted, &lives, table, missing).await;
     if !outcome.violations.is_empty() {
         outcome.logs = stage.logs();
+        outcome.store = keep(options, &stage);
     }
     outcome
+}
+
+/// Keeps the server's store of a long run, so that whoever looks for the reason can start a server on it.
+fn keep(options: &Options, stage: &Stage) -> Option<PathBuf> {
+    if !options.loud {
+        return None;
+    }
+    stage.nats.kill9();
+    let to = std::env::temp_dir().join(format!("tollgate-chaos-{}-{}", options.seed, std::process::id()));
+    let copied = std::process::Command::new("cp").arg("-r").arg(stage.nats.store()).arg(&to).status();
+    copied.is_ok_and(|status| status.success()).then_some(to)
 }
 
 /// Accepted requests without a stored response.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
@@ -43,6 +44,8 @@ pub struct Outcome {
     pub violations: Vec<String>,
     /// What the processes said, if a promise was broken.
     pub logs: String,
+    /// Where the server's store was kept, if a promise was broken.
+    pub store: Option<PathBuf>,
 }
 
 impl fmt::Display for Outcome {
@@ -158,6 +161,7 @@ pub(super) async fn of(
         table,
         violations: broken.texts(),
         logs: String::new(),
+        store: None,
     }
 }
 
