@@ -22,13 +22,8 @@ impl Desk {
         if self.stuck.is_empty() {
             return;
         }
-        let items: Vec<&Item> = self.queue.iter_mut().map(|(_, item)| &**item).collect();
-        let waiting: Vec<Waiting<'_>> = items.iter().map(|item| self.context.waiting(item)).collect();
-        let next = self.stuck.next(&waiting, now);
-        let make_way: Vec<Identity> = next.make_way.iter().map(|at| items[*at].identity.clone()).collect();
-        let ask: Vec<_> =
-            next.ask.iter().map(|at| (items[*at].identity.clone(), items[*at].attempt)).collect();
-        self.make_way(make_way);
+        let (ask, make_way) = self.who_is_next(now, |_| true);
+        self.make_way(&make_way);
         if !ask.is_empty() && !self.is_asking {
             self.is_asking = true;
             let (context, done) = (Arc::clone(&self.context), self.done_sender.clone());
@@ -39,8 +34,24 @@ impl Desk {
         }
     }
 
-    fn make_way(&mut self, requests: Vec<Identity>) {
-        let requests: HashSet<Identity> = requests.into_iter().collect();
+    /// Whom to ask about, and who makes way, of those that `may`.
+    fn who_is_next(
+        &mut self,
+        now: Timestamp,
+        may: impl Fn(&Item) -> bool,
+    ) -> (Vec<(Identity, u32)>, HashSet<Identity>) {
+        let items: Vec<&Item> = self.queue.iter_mut().map(|(_, item)| &**item).collect();
+        let waiting: Vec<Waiting<'_>> = items.iter().map(|item| self.context.waiting(item)).collect();
+        let next = self.stuck.next(&waiting, now);
+        let ask = next.ask.iter().map(|at| (items[*at].identity.clone(), items[*at].attempt)).collect();
+        let make_way = next.make_way.iter().map(|at| items[*at]).filter(|item| may(item));
+        (ask, make_way.map(|item| item.identity.clone()).collect())
+    }
+
+    fn make_way(&mut self, requests: &HashSet<Identity>) {
+        if requests.is_empty() {
+            return;
+        }
         let leaves = |item: &Item| item.reserved.is_none() && requests.contains(&item.identity);
         for (_, item) in self.queue.take_out(|item| leaves(item)) {
             let delay = if item.message.is_released() { NEXT_ONES } else { WAIT_ELSEWHERE };
@@ -76,12 +87,8 @@ impl Desk {
             self.queue.push(item.place.clone(), item);
         }
         // Of all that are held only so many are in hand: the sooner these make way, the sooner all were looked at.
-        let items: Vec<&Item> = self.queue.iter_mut().map(|(_, item)| &**item).collect();
-        let waiting: Vec<Waiting<'_>> = items.iter().map(|item| self.context.waiting(item)).collect();
-        let next = self.stuck.next(&waiting, now);
-        let released = next.make_way.iter().map(|at| items[*at]).filter(|item| item.message.is_released());
-        let released = released.map(|item| item.identity.clone()).collect();
-        self.make_way(released);
+        let (_, released) = self.who_is_next(now, |item| item.message.is_released());
+        self.make_way(&released);
     }
 }
 
