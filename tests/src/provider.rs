@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use answer::{Answer, answer_to, key_of};
@@ -30,6 +31,8 @@ pub enum Behaviour {
     Answer,
     /// The same after so much more.
     Delay(Duration),
+    /// The same as soon as this is true, or its sender is gone.
+    Until(watch::Receiver<bool>),
     /// This status, these headers, this body. From 400 on it counts as refused, and nobody pays for it.
     Status {
         /// The HTTP status.

@@ -140,6 +140,11 @@ async fn chat(
     }
     let response = match &behaviour {
         Behaviour::Answer | Behaviour::Delay(_) => answer(&call),
+        Behaviour::Until(open) => {
+            // An error says that the sender is gone.
+            let _ = open.clone().wait_for(|open| *open).await;
+            answer(&call)
+        }
         Behaviour::Status { status, headers, body } => refusal(*status, headers, body),
         Behaviour::HugeAnswer(bytes) => huge(&call, *bytes),
         Behaviour::TruncatedBody => truncated(&call),
@@ -187,9 +192,11 @@ fn told(shared: &Shared, call: &Call) -> (Behaviour, Duration) {
 
 fn end_of(behaviour: &Behaviour) -> End {
     match behaviour {
-        Behaviour::Answer | Behaviour::Delay(_) | Behaviour::HugeAnswer(_) | Behaviour::Drip(_) => {
-            End::Answered
-        }
+        Behaviour::Answer
+        | Behaviour::Delay(_)
+        | Behaviour::Until(_)
+        | Behaviour::HugeAnswer(_)
+        | Behaviour::Drip(_) => End::Answered,
         Behaviour::Status { status, .. } if *status < 400 => End::Answered,
         Behaviour::Status { status, .. } => End::Refused(*status),
         _ => End::Spoiled,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::task::JoinSet;
 use tollgate_tests::check::Expected;
 use tollgate_tests::client::{Client, Live, Stored};
@@ -98,6 +98,13 @@ impl Run {
         self.stage.provider.always(Behaviour::Delay(time));
     }
 
+    /// From the next call on, nothing is answered before `true` is sent.
+    pub(crate) fn gate(&self) -> watch::Sender<bool> {
+        let (opens, open) = watch::channel(false);
+        self.stage.provider.always(Behaviour::Until(open));
+        opens
+    }
+
     /// From the next call on, each answer takes a time of its own, up to `most`: calls end all the time.
     pub(crate) fn spread(&self, most: Duration) {
         let step = most / 100;
@@ -188,6 +195,27 @@ impl Run {
                 seen.push(value);
             }
             Err(seen)
+        })
+        .await
+    }
+
+    /// Waits until one of these workers has so many calls at the provider, none of which ends by itself, and returns
+    /// it with how many it has at least.
+    pub(crate) async fn calling(&self, workers: &[usize]) -> (usize, u64) {
+        eventually(PATIENCE, &format!("a worker with {IN_HAND_MIN} calls under way"), async || {
+            let under_way = self.stage.provider.in_flight() as u64;
+            let mut places = Vec::new();
+            for index in workers {
+                places.push((*index, metric_of(&self.stage.running[*index], "tollgate_in_flight").await));
+            }
+            // A call has its place before it is made: whoever else has places has no more calls than these.
+            let all: u64 = places.iter().map(|(_, taken)| taken).sum();
+            let sure = |taken: u64| under_way.saturating_sub(all - taken);
+            let most = places.iter().copied().max_by_key(|(_, taken)| *taken);
+            match most.map(|(index, taken)| (index, sure(taken))) {
+                Some((index, calls)) if calls >= IN_HAND_MIN => Ok((index, calls)),
+                _ => Err((under_way, places)),
+            }
         })
         .await
     }

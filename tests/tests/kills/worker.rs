@@ -4,7 +4,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use tollgate_tests::client::Client;
 use tollgate_tests::roles::Role;
 
-use super::run::{HOLD, IN_HAND_MIN, Lost, REQUESTS, Run};
+use super::run::{HOLD, Lost, REQUESTS, Run};
 
 const PLACES: u32 = 256;
 
@@ -16,23 +16,23 @@ async fn a_killed_workers_calls_are_lost_and_made_again() {
     let workers = run.of(Role::Worker);
     let (mut in_hand, mut broken_off) = (Vec::new(), 0);
     for kill in 0..5 {
-        let is_flowing = kill % 2 == 0;
-        if is_flowing {
+        // They share the places: when all are taken, one of them has half or more.
+        let (victim, calls) = if kill % 2 == 0 {
             // Whatever there is between a claim and an acknowledgement, some of its work is there.
             run.spread(HOLD);
             run.publish(REQUESTS / 5);
             run.flowing().await;
-        } else {
-            run.hold(HOLD);
-            run.publish(REQUESTS / 5);
-        }
-        // They share the places: when all are taken, one of them has half or more.
-        let (victim, calls) = run.busy(&workers, "tollgate_in_flight").await;
-        if is_flowing {
+            let (victim, calls) = run.busy(&workers, "tollgate_in_flight").await;
             run.stage.running[victim].kill9();
+            (victim, calls)
         } else {
-            broken_off += run.kill_worker(victim, IN_HAND_MIN).await;
-        }
+            let opens = run.gate();
+            run.publish(REQUESTS / 5);
+            let (victim, calls) = run.calling(&workers).await;
+            broken_off += run.kill_worker(victim, calls).await;
+            opens.send_replace(true);
+            (victim, calls)
+        };
         in_hand.push(calls);
         run.quick();
         run.stage.running[victim].restart().await;
