@@ -35,8 +35,16 @@ impl Context {
         };
         let moved = match claim::judge_unclaimed(&hand, job.run, last) {
             Verdict::Claim { expected, history: None } => {
-                let job = Job { run: expected, probe: None, ..job.clone() };
-                self.bus.give_back(&job, &message.source).await
+                // Written first: a worker could claim it before it is let go of.
+                let known = Known { accepted_at: job.accepted_at, history: job.history.clone() };
+                match self.write_ended(&message, &job, expected, &known).await {
+                    Ok(Some(run)) => {
+                        let job = Job { run, probe: None, ..job.clone() };
+                        self.bus.give_back(&job, &message.source).await
+                    }
+                    Ok(None) => return,
+                    Err(error) => Err(error),
+                }
             }
             Verdict::Claim { expected, history: Some(history) } => {
                 self.move_on(&message, &job, expected, history).await
@@ -124,17 +132,29 @@ impl Context {
         sequence: Sequence,
         started: &Started,
     ) -> Result<Option<(Sequence, Vec<Attempt>)>, PublishError> {
-        let Known { accepted_at, history } = Known::lost(started);
-        self.repeat_usage(&Job { accepted_at, ..job.clone() }, &history).await?;
+        let known = Known::lost(started);
+        self.repeat_usage(&Job { accepted_at: known.accepted_at, ..job.clone() }, &known.history).await?;
+        let run = self.write_ended(message, job, sequence, &known).await?;
+        Ok(run.map(|run| (run, known.history)))
+    }
+
+    /// Writes that the message is handed on. `None`: the record has changed.
+    async fn write_ended(
+        &self,
+        message: &Holding,
+        job: &Job,
+        expected: Sequence,
+        known: &Known,
+    ) -> Result<Option<Sequence>, PublishError> {
         let now: Timestamp = tollgate_bus::now();
         let ended = Entry::Ended(Ended {
-            attempt: started.attempt,
+            attempt: known.history.last().map_or(0, |attempt| attempt.number),
             from: message.source.clone(),
             digest: job.digest,
-            accepted_at,
+            accepted_at: known.accepted_at,
             deadline: job.deadline,
             next: Next::Later { at: now },
-            history: history.clone(),
+            history: known.history.clone(),
         });
         let payload = serde_json::to_vec(&ended)
             .map_err(|error| PublishError::Refused { code: 0, description: error.to_string() })?;
@@ -144,10 +164,10 @@ impl Context {
             headers: HeaderMap::new(),
             ttl_seconds: self.settings.retention.seconds(job.deadline, now),
             payload: payload.into(),
-            expected: sequence,
+            expected,
         };
         match self.bus.write_record(write, Patience::NORMAL).await? {
-            Fenced::Written(run) => Ok(Some((run, history))),
+            Fenced::Written(run) => Ok(Some(run)),
             Fenced::Refused(_) => Ok(None),
         }
     }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tollgate_tests::client::Client;
-use tollgate_tests::provider::{Provider, answer_to};
+use tollgate_tests::provider::{Behaviour, Provider, answer_to};
 use tollgate_tests::request::{Identity, Request};
 use tollgate_tests::roles::Role;
 use tollgate_tests::wait::eventually;
@@ -84,6 +85,60 @@ async fn a_superseded_worker_leaves_the_messages_to_its_successor() {
     run.quick();
     run.stage.running[successor].restart().await;
     run.finish("superseded, then killed", &[calls, broken_off], Lost::UpTo(3 * PLACES as usize)).await;
+}
+
+/// Waits until so many messages are on their way to workers.
+async fn dispatched(client: &Client, count: u64) {
+    eventually(PATIENCE, &format!("{count} in the dispatch stream"), async || {
+        let found = client.message_count("LLM_DISPATCH_sim").await;
+        if found == count { Ok(()) } else { Err(found) }
+    })
+    .await;
+}
+
+/// A worker hands on what it may not call, and stands still before it acknowledges. Meanwhile the message is delivered to
+/// another one, which may call it. The late acknowledgement takes it from nobody: when the other one dies, it is called
+/// all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_that_comes_late_takes_nothing_away() {
+    let lease = Duration::from_secs(2);
+    let mut stage = Stage::with(&ROLES, |provider| config(provider, 4, &["red"]).timing(lease, lease)).await;
+    let (first, second, router) = (1, 2, 3);
+    let set = |word: &str| {
+        let output =
+            stage.broker.command(&["provider", word, "sim", "--server", &stage.nats.url()]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    stage.running[first].kill9();
+    stage.running[second].kill9();
+    let request = Request::chat(&Identity::new("red", "late", "one"), "small", "one");
+    stage.client.publish(&request).await;
+    dispatched(&stage.client, 1).await;
+    set("pause");
+    stage.running[router].stop();
+    stage.running[first].restart_at(Some("worker.handed_over:1:stop"));
+    eventually(PATIENCE, "the request handed on", async || {
+        (stage.client.message_count("LLM_RETRY").await == 1).then_some(())
+    })
+    .await;
+    set("resume");
+    let (opens, open) = watch::channel(false);
+    stage.provider.always(Behaviour::Until(open));
+    stage.running[second].restart().await;
+    eventually(PATIENCE, "the message at the other worker, done with or called", async || {
+        let is_done_with = stage.client.message_count("LLM_DISPATCH_sim").await == 0;
+        (is_done_with || stage.provider.total() == 1).then_some(())
+    })
+    .await;
+    stage.running[first].cont();
+    dispatched(&stage.client, 0).await;
+    stage.running[second].kill9();
+    opens.send_replace(true);
+    stage.running[second].restart().await;
+    stage.running[router].cont();
+    let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+    assert_eq!(response["status"], "succeeded", "{response}");
+    assert_eq!(stage.provider.total(), 1);
 }
 
 /// Whoever took it over answered and died before it said what that cost: the one that comes back too late, and lets go of

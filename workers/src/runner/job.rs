@@ -313,9 +313,7 @@ impl Work<'_> {
         self.context.health.may_call(&target.provider, &target.model, self.permit, now)
     }
 
-    /// The target is down: another one, or a wait until one is up. Nothing is claimed for that; any number of copies may
-    /// do the same, as routers do, and one of them will be able to claim. But the copy has to know what the record says
-    /// now, or nobody would believe it.
+    /// The target is down: another one, or a wait until one is up.
     async fn pass_by(&mut self) -> Option<Fate> {
         self.pass_on(None).await
     }
@@ -335,7 +333,18 @@ impl Work<'_> {
             _ => return self.judge(last).await,
         }
         let next = next.unwrap_or_else(|| self.another());
-        self.hand_over(self.expected, &next).await
+        self.end_uncalled(self.expected, &next).await
+    }
+
+    /// Hands on what was not called. It is written first: were it only handed on, another delivery of this message could
+    /// claim it meanwhile, the copy be dropped for that, and the acknowledgement that follows take the message from whoever
+    /// claimed it.
+    async fn end_uncalled(&mut self, expected: Sequence, next: &Next) -> Option<Fate> {
+        match self.write_ended(expected, next).await {
+            Ok(Fenced::Written(run)) => self.hand_over(run, next).await,
+            Ok(Fenced::Refused(last)) => self.judge(*last).await,
+            Err(error) => Some(self.rest(&error)),
+        }
     }
 
     /// Another target that is up, or the wait for one.
@@ -353,11 +362,7 @@ impl Work<'_> {
     /// one has the same number.
     async fn withdraw(&mut self, claim: Sequence) -> Option<Fate> {
         let next = self.another();
-        match self.write_ended(claim, &next).await {
-            Ok(Fenced::Written(run)) => self.hand_over(run, &next).await,
-            Ok(Fenced::Refused(last)) => self.judge(*last).await,
-            Err(error) => Some(self.rest(&error)),
-        }
+        self.end_uncalled(claim, &next).await
     }
 
     /// Every target of the request, as this worker sees it.

@@ -311,7 +311,18 @@ impl Work {
             _ => return self.judge(last).await,
         }
         let next = self.another();
-        self.hand_over(self.expected, &next).await
+        if self.worker.process.world.has(Bug::PassedOnUnwritten) {
+            return self.hand_over(self.expected, &next).await;
+        }
+        self.end_uncalled(self.expected, &next).await
+    }
+
+    async fn end_uncalled(&mut self, expected: Sequence, next: &Next) -> Option<Fate> {
+        match self.write_ended(expected, next).await {
+            Ok(Fenced::Written(run)) => self.hand_over(run, next).await,
+            Ok(Fenced::Refused(last)) => self.judge(*last).await,
+            Err(_) => Some(Fate::HandBack(SECOND)),
+        }
     }
 
     fn another(&self) -> Next {
@@ -325,11 +336,7 @@ impl Work {
 
     async fn withdraw(&mut self, claim: Sequence) -> Option<Fate> {
         let next = self.another();
-        match self.write_ended(claim, &next).await {
-            Ok(Fenced::Written(run)) => self.hand_over(run, &next).await,
-            Ok(Fenced::Refused(last)) => self.judge(*last).await,
-            Err(_) => Some(Fate::HandBack(SECOND)),
-        }
+        self.end_uncalled(claim, &next).await
     }
 
     pub(super) async fn write_ended(&self, expected: Sequence, next: &Next) -> Result<Fenced, NotStored> {
