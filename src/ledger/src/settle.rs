@@ -12,13 +12,15 @@ use serde::{Deserialize, Serialize};
 use tollgate_bus::counter::StoredEntry;
 use tollgate_policy::account::{Account, Line};
 use tollgate_policy::budget::{Budget, Budgets};
-use tollgate_protocol::Sequence;
 use tollgate_protocol::budget::{Counter, EntryKind, OTHERS_MAX, OpenAnswer, OpenQuestion, Spent, Unit};
 use tollgate_protocol::usage::UsageEvent;
+use tollgate_protocol::{Sequence, Timestamp};
 
 use crate::Ledger;
 use crate::store::{Changes, Error};
+use anew::Anew;
 
+mod anew;
 mod forget;
 mod list;
 #[cfg(test)]
@@ -28,6 +30,7 @@ const STATE: &[u8] = b"$state";
 const ACCOUNT: &[u8] = b"$a";
 const COUNTER: &[u8] = b"$c";
 const OPENED: &[u8] = b"$o";
+const COUNTED: &[u8] = b"$budgets";
 
 /// How far both streams have been read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +101,9 @@ pub struct Book {
     writing: HashSet<String>,
     /// Accounts of which something could not be written.
     again: BTreeSet<String>,
+    anew: Anew,
+    /// When the last was stored or called that was heard of.
+    heard: Timestamp,
 }
 
 impl Book {
@@ -124,7 +130,10 @@ impl Book {
             opened,
             writing: HashSet::new(),
             again: BTreeSet::new(),
+            anew: Anew::default(),
+            heard: Timestamp::UNIX_EPOCH,
         };
+        book.compare_counted()?;
         book.sum_up()?;
         Ok(book)
     }
@@ -136,7 +145,10 @@ impl Book {
         }
         let ledger = Arc::clone(&self.ledger);
         ledger.each(ACCOUNT, |_, value| {
-            for (counter, amount) in self.unsettled(&decode(value)?) {
+            let account: Account = decode(value)?;
+            let touched = Timestamp::from_timestamp_millis(account.touched_ms);
+            self.heard = self.heard.max(touched.unwrap_or_default());
+            for (counter, amount) in self.unsettled(&account) {
                 // A window that is even may be forgotten already.
                 if amount != 0 {
                     self.counters.entry(counter).or_default().unsettled += amount;
@@ -160,8 +172,11 @@ impl Book {
         if !is_other {
             return Ok(Vec::new());
         }
+        // Of those that are read anew nothing is left here; what was told of them stands until it is told again.
+        let known = self.counters.keys().cloned().collect();
+        self.compare_counted()?;
         self.sum_up()?;
-        Ok(self.counters.keys().cloned().collect())
+        Ok(known)
     }
 
     /// The budget of this name.
@@ -197,6 +212,7 @@ impl Book {
                 continue;
             }
             self.cursors.entries = stored.sequence;
+            self.heard = self.heard.max(stored.stored_at);
             let sums = self.counters.entry(stored.counter.clone()).or_default();
             if sums.sequence == 0 {
                 sums.is_short = stored.total != stored.amount;
@@ -238,6 +254,7 @@ impl Book {
                 continue;
             }
             self.cursors.usage = Some(*sequence);
+            self.heard = self.heard.max(event.time);
             let name = event.identity().to_string();
             // Also if the call is none that is charged: it may be what ends a request that reserved.
             let concerns = self.budgets.concern(event);
@@ -257,6 +274,7 @@ impl Book {
                 }
             }
             self.due(&name, &account, &mut outcome.due);
+            self.note_charged(&name, &account);
             changes.put(account_key(&name), encode(&account)?);
         }
         for counter in &outcome.changed {
@@ -268,6 +286,7 @@ impl Book {
         if is_shorter {
             self.sum_up()?;
         }
+        outcome.changed.extend(self.end_anew()?);
         Ok(outcome)
     }
 
@@ -307,8 +326,11 @@ impl Book {
         ledger.each(ACCOUNT, |_, value| {
             let account: Account = decode(value)?;
             self.due(&account.name, &account, &mut due);
+            self.note_missing(&account);
             Ok(())
         })?;
+        self.anew.is_read = true;
+        self.end_anew()?;
         Ok(due)
     }
 
@@ -429,7 +451,7 @@ impl Book {
     }
 
     fn due(&mut self, name: &str, account: &Account, due: &mut Vec<Due>) {
-        for line in self.lines(account) {
+        for line in self.lines(account).into_iter().filter(|line| self.is_charged(line)).collect::<Vec<_>>() {
             if let Some((tried, amount)) = line.next_entry() {
                 let id = line.id(account, tried.as_deref());
                 if self.writing.insert(id.clone()) {

@@ -336,11 +336,15 @@ impl Account {
         windows.flat_map(|held| held.known.clone()).collect()
     }
 
-    /// What stands in the counters for it, and what should. `opened` says up to which usage event a budget's opening
+    /// What stands in the counters for it, and what should, in those of the budgets that there are. `opened` says up to which usage event a budget's opening
     /// entry goes; nothing is charged to a budget that has none without a reservation.
     pub fn lines(&self, budgets: &Budgets, opened: impl Fn(&str) -> Option<Sequence>) -> Vec<Line> {
         let mut lines = Vec::new();
         for (name, reservations) in &self.reserved {
+            // What a budget is for that is not there is not known, and so neither what is too much in it nor what too little.
+            if budgets.named(name).is_none() {
+                continue;
+            }
             let mut starts: Vec<u32> = reservations.keys().copied().filter(|start| *start > 0).collect();
             starts.push(u32::MAX);
             for bounds in starts.windows(2) {
@@ -409,9 +413,9 @@ impl Account {
         unit: Unit,
         is_here: impl Fn(Option<i64>) -> bool,
     ) -> i64 {
-        let scope = budgets.named(name).map(|budget| &budget.scope);
+        let budget = budgets.named(name);
         let is_charged =
-            |paid: &Paid| scope.is_none_or(|scope| scope.has_target(&paid.provider, &paid.model));
+            |paid: &Paid| budget.is_some_and(|budget| budget.scope.has_target(&paid.provider, &paid.model));
         let of_attempts = self
             .attempts
             .iter()
@@ -437,7 +441,6 @@ impl Account {
         let mut charges = BTreeMap::new();
         // What was written for them before, and may have to be taken back.
         for (name, reservations) in &self.reserved {
-            // Of a budget that is not there now nothing is known to be too much, and it may come back.
             if budgets.named(name).and_then(|budget| budget.measure.unit()).is_none() {
                 continue;
             }

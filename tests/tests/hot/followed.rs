@@ -108,6 +108,78 @@ async fn a_budget_can_be_lowered_added_and_taken_away() {
     stage.stop().await;
 }
 
+/// What was called while a budget was not there is in it when it is back, before anything else is dispatched; the ledger, one
+/// that is made anew and `reconcile` agree on that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_that_comes_back_has_all_that_was_called_without_it() {
+    let roles = [Role::Router, Role::Worker, Role::Ledger];
+    let without = |provider: &Provider| {
+        let models = [("m-1", PRICE), ("m-2", PRICE)];
+        let config = Config::new().provider("sim", &provider.base_url(), 4, &models);
+        config.model("small", &["sim/m-1"]).model("large", &["sim/m-2"]).team(TEAM)
+    };
+    let with = |provider: &Provider| {
+        let scope = format!("{{ team = \"{TEAM}\", model = \"m-1\" }}");
+        let limit = strict(8 * 2 * TOKEN, "reject");
+        without(provider).raw(&format!("[[budgets]]\nname = \"m\"\nscope = {scope}\n{limit}\n"))
+    };
+    let mut stage = Stage::with(&roles, with).await;
+    let ask = async |stage: &Stage, id: &str, model: &str| {
+        let asked = request(id, 2);
+        let body = serde_json::json!({"model": model, "max_tokens": 2, "messages": [{"role": "user", "content": id}]});
+        stage.client.publish(&Request::with_body(&asked.identity, body)).await;
+        stage.client.await_response(&asked.identity, PATIENCE).await.value()
+    };
+    let charged = async |stage: &Stage, calls: i64| {
+        eventually(PATIENCE, &format!("{calls} calls charged, and no difference"), async || {
+            let total: i64 = totals(&stage.client).await.values().sum();
+            if total != calls * 2 * TOKEN {
+                return Err(format!("{total}"));
+            }
+            let ended = run(stage, &["reconcile", "--json", "--wait", "1s"]).await;
+            if ended.code == Some(0) { Ok(()) } else { Err(ended.stdout) }
+        })
+        .await;
+    };
+    for n in 0..2 {
+        assert_eq!(ask(&stage, &format!("a{n}"), "small").await["status"], "succeeded");
+        assert_eq!(ask(&stage, &format!("b{n}"), "large").await["status"], "succeeded");
+    }
+    charged(&stage, 2).await;
+    let before = entries(&stage.client).await.len();
+    apply(&stage, &without(&stage.provider)).await;
+    for n in 2..5 {
+        assert_eq!(ask(&stage, &format!("a{n}"), "small").await["status"], "succeeded");
+        assert_eq!(ask(&stage, &format!("b{n}"), "large").await["status"], "succeeded");
+    }
+    charged(&stage, 2).await;
+    assert_eq!(entries(&stage.client).await.len(), before, "nothing is written to what is not there");
+
+    // With two that are under way when it comes back, and end then.
+    let (opens, open) = tokio::sync::watch::channel(false);
+    stage.provider.always(Behaviour::Until(open));
+    let under_way = [request("u0", 2), request("u1", 2)];
+    stage.client.publish_all(&under_way).await;
+    eventually(PATIENCE, "two calls", async || (stage.provider.in_flight() == 2).then_some(())).await;
+    apply(&stage, &with(&stage.provider)).await;
+    charged(&stage, 5).await;
+    opens.send_replace(true);
+    charged(&stage, 7).await;
+    let codes = [ask(&stage, "a5", "small").await, ask(&stage, "a6", "small").await];
+    assert_eq!(codes[0]["status"], "succeeded");
+    assert_eq!(codes[1]["error"]["code"], "budget_exceeded");
+    charged(&stage, 8).await;
+
+    let ledger = stage.running.len() - 1;
+    stage.running[ledger].kill9();
+    std::fs::remove_dir_all(stage.broker.data_path()).unwrap();
+    stage.running[ledger].restart().await;
+    charged(&stage, 8).await;
+    assert_eq!(ask(&stage, "a7", "small").await["error"]["code"], "budget_exceeded");
+    stage.idle().await;
+    stage.stop().await;
+}
+
 /// The usage of a call says its price; what was reserved before a price was raised is charged at the old one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_price_counts_for_what_is_dispatched_after_it() {

@@ -185,6 +185,9 @@ impl Settler<'_> {
                 Ok(()) = hot.changed() => {
                     let budgets = hot.borrow_and_update().budgets.clone();
                     pass.configured(self.configure(budgets).await?);
+                    if self.lock().cursors().usage.is_none() {
+                        return Err(again("all is read again by other budgets"));
+                    }
                     // Another limit may have been reached already.
                     self.alerts.note(self.lock().counters().cloned().collect::<Vec<_>>());
                 }

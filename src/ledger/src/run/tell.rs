@@ -22,7 +22,18 @@ impl Settler<'_> {
                 if book.is_long_over(&counter, now) && book.long_over(now).contains(&counter) {
                     return Ok(());
                 }
-                book.spent(&counter)
+                if book.is_counted_anew(&counter.budget) {
+                    // It is told when that is done.
+                    return Ok(());
+                }
+                book.is_configured(&counter.budget).then(|| book.spent(&counter))
+            };
+            let Some(spent) = spent else {
+                // Of a budget that is not there nothing is said: routers that hear of it again wait until it is.
+                let gone = store.purge(counter.to_string()).await;
+                return gone.map_err(|error| {
+                    tracing::debug!(%error, %counter, "what is told of a budget that is gone was not removed");
+                });
             };
             let Ok(value) = serde_json::to_vec(&spent) else { return Ok(()) };
             let written = store.put(counter.to_string(), value.into()).await;

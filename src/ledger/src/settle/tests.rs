@@ -188,11 +188,11 @@ fn other_budgets_count_from_now_on() {
     assert_eq!(book.unopened(), ["new"]);
     assert_eq!(book.spent(&counter()).spent_nano_usd, 80);
     assert_eq!(book.budget("new").unwrap().limit, budget.limit);
-    // One that is gone stays as it is, and what was reserved in it is settled.
+    // Of one that is gone nothing is written: what it was for is not known any more.
     book.configure(Budgets::default()).unwrap();
     assert_eq!((book.list(event("r1", 1).time).budgets.len(), book.budget("research")), (0, None));
     let outcome = book.read(&[], &[(102, paid("r1", 120))]).unwrap();
-    assert_eq!(outcome.due.iter().map(|due| due.amount).collect::<Vec<_>>(), [-280]);
+    assert_eq!((outcome.due, book.all_due().unwrap()), (Vec::new(), Vec::new()));
 }
 
 #[test]
@@ -214,8 +214,8 @@ fn windows_that_are_over_are_forgotten_and_do_not_come_back() {
     assert_eq!(gone, [minute]);
     book.drop_counters(&gone).unwrap();
     // Its account is still there when the budgets are others.
-    let narrower = Budget { scope: Scope { user: Some("u".into()), ..budget.scope.clone() }, ..budget };
-    assert_eq!(book.configure(Budgets([narrower].into())).unwrap().len(), 1, "the next minute");
+    let other = Budget { name: "other".into(), ..budget.clone() };
+    assert_eq!(book.configure(Budgets([budget, other].into())).unwrap().len(), 1, "the next minute");
     assert_eq!(book.names().unwrap(), [account]);
 }
 
@@ -329,7 +329,8 @@ fn a_log_that_is_whole_is_settled_by_what_is_there() {
     // The counter is known by what is to be written before it is read.
     let due = book.read(&[], &[(1, paid("r2", 70))]).unwrap().due;
     assert_eq!(due.iter().map(|due| due.amount).collect::<Vec<_>>(), [70]);
-    book.configure(Budgets::default()).unwrap();
+    let other = Budget { name: "other".into(), ..budgets().0[0].clone() };
+    book.configure(Budgets([budgets().0[0].clone(), other].into())).unwrap();
     book.configure(budgets()).unwrap();
     let account = paid("r1", 0).identity().to_string();
     // Somebody took back what was not reserved.
@@ -376,4 +377,60 @@ fn what_an_older_version_stored_is_read() {
         [(name.as_str(), -330)]
     );
     assert_eq!(book.spent(&counter()).spent_nano_usd, 120);
+}
+
+/// What was called while a budget was not there counts when it is back, and nothing is told of it before that is charged.
+#[test]
+fn a_budget_that_comes_back_is_counted_anew() {
+    let (ledger, mut entries) = (ledger(), Entries::default());
+    let mut book = Book::open(Arc::clone(&ledger), budgets()).unwrap();
+    let account = |id: &str| paid(id, 0).identity().to_string();
+    let opened = entries.add(EntryKind::Open, "", 0, 50);
+    let reserved = entries.add(EntryKind::Reserve, &account("r1"), 1, 400);
+    let stream = [(101, paid("r1", 120)), (102, paid("r2", 30))];
+    book.begin(100);
+    book.read(&[opened.clone(), reserved.clone()], &[]).unwrap();
+    // It is taken away while a call is under way, and another one is made without it.
+    assert_eq!(book.configure(Budgets::default()).unwrap(), [counter()]);
+    assert!(!book.is_configured("research") && !book.is_counted_anew("research"));
+    assert_eq!(book.read(&[], &stream).unwrap().due, []);
+    assert_eq!(book.spent(&counter()).total_nano_usd, 450);
+
+    let again = |book: &mut Book| {
+        assert_eq!((book.cursors(), book.unopened()), (Cursors::default(), Vec::new()));
+        assert!(book.is_counted_anew("research"));
+        book.begin(100);
+        let read = book.read(&[opened.clone(), reserved.clone()], &stream).unwrap();
+        read.due.iter().for_each(|due| book.not_mine(due));
+        book.all_due().unwrap()
+    };
+    assert_eq!(book.configure(budgets()).unwrap(), [counter()]);
+    let due = again(&mut book);
+    let amounts: Vec<_> = due.iter().map(|due| (due.account.clone(), due.amount)).collect();
+    assert_eq!(amounts, [(account("r1"), -280), (account("r2"), 30)]);
+    assert_eq!(book.spent(&counter()).spent_nano_usd, 200);
+    let new_limit = Budget { limit: 7, ..budgets().0[0].clone() };
+    book.configure(Budgets([new_limit].into())).unwrap();
+    assert!(book.is_counted_anew("research"), "less stands in its counter");
+
+    // Who dies before all is charged begins again.
+    let mut book = Book::open(Arc::clone(&ledger), budgets()).unwrap();
+    assert_eq!(again(&mut book), due);
+    let settled = entries.add(EntryKind::Settle, &account("r1"), 1, -280);
+    assert_eq!(book.read(&[settled], &[]).unwrap().due, []);
+    assert!(book.is_counted_anew("research"), "what is too much keeps nobody, what is too little does");
+    let charged = StoredEntry {
+        entry: Entry { tried: None, ..entries.add(EntryKind::Settle, &account("r2"), 0, 30).entry },
+        ..entries.add(EntryKind::Settle, &account("r2"), 0, 0)
+    };
+    let charged = StoredEntry { amount: 30, ..charged };
+    let outcome = book.read(&[charged], &[]).unwrap();
+    assert_eq!((outcome.due, book.is_counted_anew("research")), (Vec::new(), false));
+    assert_eq!(outcome.changed, BTreeSet::from([counter()]));
+    let spent = book.spent(&counter());
+    assert_eq!((spent.spent_nano_usd, spent.total_nano_usd), (200, 200));
+    // Once that is done, a start is none of it.
+    let book = Book::open(ledger, budgets()).unwrap();
+    assert_eq!(book.spent(&counter()), spent);
+    assert!(!book.is_counted_anew("research"));
 }

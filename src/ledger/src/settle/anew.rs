@@ -1,0 +1,126 @@
+//! A budget that comes back is counted anew.
+//!
+//! While a budget is not configured, nobody charges calls to it. One rule says what is spent of it afterwards, whether the
+//! ledger went on, was made anew or is compared with the streams: what its scope has used since it was first opened, as if
+//! it had been there all the time. Which calls these are is in the usage events, and an account keeps too little of them;
+//! so both streams are read again from their beginnings. The same goes for another scope or window under the same name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tollgate_policy::account::{Account, Line};
+use tollgate_policy::budget::{Budget, Budgets};
+use tollgate_protocol::budget::Counter;
+
+use super::{ACCOUNT, Book, COUNTED, COUNTER, Cursors, STATE, decode, encode};
+use crate::store::{Changes, Error};
+
+/// Budgets that came back, until their counters say all that was called without them.
+#[derive(Debug, Default)]
+pub(super) struct Anew {
+    budgets: BTreeSet<String>,
+    /// What is not in a counter yet: the counter and the account.
+    missing: BTreeSet<(Counter, String)>,
+    /// Whether both streams were read, and what is missing is known.
+    pub(super) is_read: bool,
+}
+
+/// What has to be the same for what was counted to be right.
+fn definition(budget: &Budget) -> String {
+    let unit = budget.measure.unit();
+    format!("{unit:?} {:?} {} {}", budget.scope.labels(), budget.per.as_str(), budget.timezone.name())
+}
+
+fn definitions(budgets: &Budgets) -> BTreeMap<String, String> {
+    let counted = budgets.0.iter().filter(|budget| budget.measure.unit().is_some());
+    counted.map(|budget| (budget.name.clone(), definition(budget))).collect()
+}
+
+impl Book {
+    /// Compares the budgets with those by which all was counted that was read. If one was open before and was not there
+    /// since, or was another, everything is to be read again.
+    pub(super) fn compare_counted(&mut self) -> Result<(), Error> {
+        let now = definitions(&self.budgets);
+        let counted = self.ledger.store().get(COUNTED)?.map(|bytes| decode(&bytes)).transpose()?;
+        // A new folder, or one of an older version, does not say.
+        let counted: BTreeMap<String, String> = counted.unwrap_or_else(|| now.clone());
+        let is_other = |name: &&String| counted.get(*name) != now.get(*name);
+        let returned: BTreeSet<_> =
+            now.keys().filter(|name| self.opened.contains_key(*name)).filter(is_other).cloned().collect();
+        self.anew = Anew { budgets: returned, ..Anew::default() };
+        if self.anew.budgets.is_empty() {
+            return self.keep_counted();
+        }
+        tracing::info!(budgets = ?self.anew.budgets, "budgets came back or are for something else, all is counted anew");
+        let mut changes = Changes::default();
+        for prefix in [ACCOUNT, COUNTER] {
+            self.ledger.each(prefix, |key, _| {
+                changes.delete(key.to_vec());
+                Ok(())
+            })?;
+        }
+        changes.delete(STATE.to_vec());
+        self.ledger.store().apply(&changes)?;
+        // Of openings the first counts, and its entry may be gone: they are kept.
+        (self.cursors, self.counters) = (Cursors::default(), Default::default());
+        self.writing.clear();
+        self.again.clear();
+        Ok(())
+    }
+
+    /// Stored only when all is counted by it: who dies before begins again.
+    fn keep_counted(&self) -> Result<(), Error> {
+        let mut changes = Changes::default();
+        changes.put(COUNTED.to_vec(), encode(&definitions(&self.budgets))?);
+        self.ledger.store().apply(&changes)
+    }
+
+    /// Whether less may stand in the counters of a budget than was spent of it. Nothing is told of it until then, and
+    /// routers wait.
+    pub fn is_counted_anew(&self, budget: &str) -> bool {
+        self.anew.budgets.contains(budget)
+    }
+
+    /// Whether the budget is configured.
+    pub fn is_configured(&self, budget: &str) -> bool {
+        self.budgets.named(budget).is_some()
+    }
+
+    /// Whether what is due of it is written. A call that nobody reserved for is charged no more to a window that is long
+    /// over: it may be one of thousands.
+    pub(super) fn is_charged(&self, line: &Line) -> bool {
+        line.attempt > 0 || !self.is_long_over(&line.counter, self.heard)
+    }
+
+    fn missing(&self, account: &Account) -> BTreeSet<Counter> {
+        let is_missing = |line: &Line| {
+            line.difference() > 0 && self.is_counted_anew(&line.counter.budget) && self.is_charged(line)
+        };
+        self.lines(account).into_iter().filter(is_missing).map(|line| line.counter).collect()
+    }
+
+    /// Hears what has to be charged yet, when all is read.
+    pub(super) fn note_missing(&mut self, account: &Account) {
+        if !self.anew.budgets.is_empty() {
+            let missing = self.missing(account).into_iter().map(|counter| (counter, account.name.clone()));
+            self.anew.missing.extend(missing);
+        }
+    }
+
+    /// Hears what was charged.
+    pub(super) fn note_charged(&mut self, name: &str, account: &Account) {
+        if self.anew.missing.iter().any(|(_, of)| of == name) {
+            let missing = self.missing(account);
+            self.anew.missing.retain(|(counter, of)| of != name || missing.contains(counter));
+        }
+    }
+
+    /// Ends it if nothing is missing. Returns the counters of which it can be told again what is spent.
+    pub(super) fn end_anew(&mut self) -> Result<Vec<Counter>, Error> {
+        if self.anew.budgets.is_empty() || !self.anew.is_read || !self.anew.missing.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.keep_counted()?;
+        let budgets = std::mem::take(&mut self.anew).budgets;
+        Ok(self.counters.keys().filter(|counter| budgets.contains(&counter.budget)).cloned().collect())
+    }
+}
