@@ -18,13 +18,11 @@ pub enum Bug {
     EndNotFenced,
     /// A router counts on what another one reserved without taking it over first.
     TriesNotTakenOver,
-    /// A worker hands on what it cannot call without writing so first.
-    PassedOnUnwritten,
 }
 
 impl Bug {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Self); 8] = [
+    pub const ALL: [(&'static str, Self); 7] = [
         ("router-acks-first", Self::RouterAcksFirst),
         ("worker-acks-first", Self::WorkerAcksFirst),
         ("no-claim", Self::NoClaim),
@@ -32,7 +30,6 @@ impl Bug {
         ("cut-call-counted-late", Self::CutCallCountedLate),
         ("end-not-fenced", Self::EndNotFenced),
         ("tries-not-taken-over", Self::TriesNotTakenOver),
-        ("passed-on-unwritten", Self::PassedOnUnwritten),
     ];
 
     /// By its name.

@@ -139,7 +139,7 @@ fn overview(status: &Status) -> Table {
         table.row(["stored", &format!("{:.1} MB", bytes_to_mb(bytes))]);
     }
     table.row(["waiting", &format!("{} high, {} normal, {} low", waiting.high, waiting.normal, waiting.low)]);
-    table.row(["in routers", &waiting.in_routers.to_string()]);
+    table.row(["in routers", &format!("{} of them", waiting.in_routers)]);
     table.row(["for later", &status.retry.to_string()]);
     table.row(["responses stored", &status.responses.to_string()]);
     let lag = match status.usage_lag {
@@ -236,7 +236,7 @@ mod tests {
         nats-server       2.15.1 (n1)
         stored            12.3 MB
         waiting           1 high, 2 normal, 3000 low
-        in routers        64
+        in routers        64 of them
         for later         4
         responses stored  100
         usage events      120, 2 not in the ledger yet

@@ -20,7 +20,7 @@ pub(crate) struct SetArgs {
     /// The budget, as `budget list` names it
     name: String,
     /// What may be spent in a window
-    #[arg(long, value_name = "AMOUNT", value_parser = money::parse_usd)]
+    #[arg(long, value_name = "AMOUNT", value_parser = money::parse_usd, allow_negative_numbers = true)]
     limit_usd: NanoUsd,
     /// Why, for those who read the history
     #[arg(long, value_name = "TEXT")]
@@ -34,7 +34,7 @@ pub(crate) struct RaiseArgs {
     /// The budget, as `budget list` names it
     name: String,
     /// How much more may be spent in a window
-    #[arg(long, value_name = "AMOUNT", value_parser = money::parse_usd)]
+    #[arg(long, value_name = "AMOUNT", value_parser = money::parse_usd, allow_negative_numbers = true)]
     by_usd: NanoUsd,
     /// Why, for those who read the history
     #[arg(long, value_name = "TEXT")]

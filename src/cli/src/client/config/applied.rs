@@ -12,7 +12,7 @@ use tollgate_protocol::Sequence;
 use tollgate_protocol::applied::Applied;
 
 use super::kept::{self, Current};
-use super::{Trouble, changes, meant, refuse};
+use super::{Trouble, changes, load, meant, refuse};
 use crate::args::Global;
 use crate::client::connect::{self, At};
 use crate::failure::Failure;
@@ -88,6 +88,9 @@ async fn open(of: Of, global: &Global, output: &Output) -> Result<Result<Opened,
         Ok(read) => read,
         Err(trouble) => return refuse(&file, &trouble, output).map(Err),
     };
+    // A key that only the processes have is no matter here.
+    let warnings = load(&file).map(|settings| settings.warnings).unwrap_or_default();
+    warnings.iter().for_each(|warning| output.note(format!("warning: {warning}")));
     let prefix = match (of.prefix.filter(|prefix| !prefix.is_empty()), of_file) {
         (Some(named), Some(of_file)) if named != of_file => {
             return Err(Failure::usage(format!(
@@ -131,6 +134,7 @@ pub(super) async fn plan(of: Of, global: &Global, output: &Output) -> Result<Exi
         output.json(&json!({"version": current.version(), "changes": changes::as_json(&changes)}));
     } else if changes.is_empty() && current.version().is_some() {
         output.line(format!("no change against {}", in_force(&current)));
+        output.note(NOT_COMPARED);
     } else {
         output.note(format!("in force: {}. This would change:", in_force(&current)));
         changes::lines(&changes).iter().for_each(|line| output.line(line));
@@ -200,12 +204,21 @@ struct Write<'a> {
 impl Write<'_> {
     async fn to(&self, current: &Current, changes: &[Change], output: &Output) -> Result<ExitCode, Failure> {
         let version = match current.version() {
-            Some(version) if changes.is_empty() => return unchanged(Some(version), output),
+            Some(version) if changes.is_empty() => {
+                if !output.json {
+                    output.note(NOT_COMPARED);
+                }
+                return unchanged(Some(version), output);
+            }
             _ => kept::write(self.bus, self.document, self.note, self.again, current.revision).await?,
         };
         written(self.bus, version.ok_or_else(kept::overtaken)?, changes, output).await
     }
 }
+
+/// What a version does not hold.
+const NOT_COMPARED: &str = "kinds, addresses, keys and max_in_flight of providers, times and bounds are no part of a version: \
+                            each process reads them from its file when it starts";
 
 /// Says that what is in force is what was wanted.
 pub(crate) fn unchanged(version: Option<Sequence>, output: &Output) -> Result<ExitCode, Failure> {
