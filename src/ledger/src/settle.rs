@@ -102,7 +102,7 @@ pub struct Book {
     /// Accounts of which something could not be written.
     again: BTreeSet<String>,
     anew: Anew,
-    /// When the last was stored or called that was heard of.
+    /// When the last entry was stored that was heard of, by the server's clock; after a start, when the last counter began.
     heard: Timestamp,
 }
 
@@ -122,6 +122,8 @@ impl Book {
             opened.insert(budget, sequence);
             Ok(())
         })?;
+        let began = counters.values().map(|sums| sums.began_ms).max().unwrap_or_default();
+        let heard = Timestamp::from_timestamp_millis(began).unwrap_or_default();
         let mut book = Self {
             ledger,
             budgets,
@@ -131,7 +133,7 @@ impl Book {
             writing: HashSet::new(),
             again: BTreeSet::new(),
             anew: Anew::default(),
-            heard: Timestamp::UNIX_EPOCH,
+            heard,
         };
         book.compare_counted()?;
         book.sum_up()?;
@@ -145,10 +147,7 @@ impl Book {
         }
         let ledger = Arc::clone(&self.ledger);
         ledger.each(ACCOUNT, |_, value| {
-            let account: Account = decode(value)?;
-            let touched = Timestamp::from_timestamp_millis(account.touched_ms);
-            self.heard = self.heard.max(touched.unwrap_or_default());
-            for (counter, amount) in self.unsettled(&account) {
+            for (counter, amount) in self.unsettled(&decode(value)?) {
                 // A window that is even may be forgotten already.
                 if amount != 0 {
                     self.counters.entry(counter).or_default().unsettled += amount;
@@ -254,7 +253,6 @@ impl Book {
                 continue;
             }
             self.cursors.usage = Some(*sequence);
-            self.heard = self.heard.max(event.time);
             let name = event.identity().to_string();
             // Also if the call is none that is charged: it may be what ends a request that reserved.
             let concerns = self.budgets.concern(event);
