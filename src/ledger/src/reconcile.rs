@@ -177,7 +177,8 @@ impl<'a> Reconciliation<'a> {
             let Some((budget, window)) = key.split_once('.') else { continue };
             let value = bucket.get(key.clone()).await.map_err(unreadable)?.unwrap_or_default();
             let counter = Counter { budget: budget.to_owned(), window: window.to_owned() };
-            told.extend(serde_json::from_slice(&value).ok().map(|spent| (counter, spent)));
+            let spent = serde_json::from_slice(&value).ok().filter(|spent: &Spent| !spent.is_closed);
+            told.extend(spent.map(|spent| (counter, spent)));
         }
         Ok(told)
     }

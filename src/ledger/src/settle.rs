@@ -361,6 +361,7 @@ impl Book {
             spent_nano_usd: sums.total.saturating_sub(sums.unsettled),
             total_nano_usd: sums.total,
             sequence: sums.sequence,
+            is_closed: false,
         }
     }
 
@@ -433,7 +434,7 @@ impl Book {
                 0 => account.began().is_none_or(|began| began.timestamp_millis() <= sums.began_ms),
                 _ => line.is_cut && line.cost.is_some(),
             });
-            if is_incomplete { line.as_it_stands() } else { line }
+            if is_incomplete || !self.is_charged(&line) { line.as_it_stands() } else { line }
         };
         lines.map(of_book).collect()
     }
@@ -449,7 +450,7 @@ impl Book {
     }
 
     fn due(&mut self, name: &str, account: &Account, due: &mut Vec<Due>) {
-        for line in self.lines(account).into_iter().filter(|line| self.is_charged(line)).collect::<Vec<_>>() {
+        for line in self.lines(account) {
             if let Some((tried, amount)) = line.next_entry() {
                 let id = line.id(account, tried.as_deref());
                 if self.writing.insert(id.clone()) {

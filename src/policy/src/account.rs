@@ -193,6 +193,11 @@ impl Line {
         self.cost.map_or(0, |cost| cost.saturating_sub(self.sum))
     }
 
+    /// Whether its tries are over, and nothing is known of a call: somebody has settled it who knew.
+    pub fn is_settled_unseen(&self) -> bool {
+        self.cost.is_none() && self.tries.is_empty() && self.sum > 0 && !self.is_cut
+    }
+
     /// The same line, if nothing will come of what is reserved any more.
     pub fn given_up(&self) -> Self {
         Self { cost: Some(0), ..self.clone() }

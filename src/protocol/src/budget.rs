@@ -113,6 +113,9 @@ pub struct Spent {
     pub total_nano_usd: i64,
     /// The counter's last entry that is in these.
     pub sequence: Sequence,
+    /// Nothing is known: the budget is not configured, or is being counted anew. Nobody reserves in it before it is told again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_closed: bool,
 }
 
 /// What was told of a window already: the thresholds, in percent, that its spending has reached.

@@ -77,11 +77,15 @@ impl Spending {
         let Some((budget, window)) = key.split_once('.') else { return };
         let counter = Counter { budget: budget.to_owned(), window: window.to_owned() };
         match operation {
-            Operation::Put => {
-                if let Ok(spent) = serde_json::from_slice(value) {
-                    self.note(counter, spent);
+            Operation::Put => match serde_json::from_slice::<Spent>(value) {
+                Ok(spent) if spent.is_closed => {
+                    let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+                    known.opened.remove(&counter.budget);
+                    known.spent.remove(&counter);
                 }
-            }
+                Ok(spent) => self.note(counter, spent),
+                Err(_) => {}
+            },
             // The ledger forgets windows that are long over; there is one for each minute. What it told of them it told of
             // a budget that was open.
             Operation::Delete | Operation::Purge => {
@@ -162,6 +166,23 @@ mod tests {
             assert!(spending.is_open("calls"));
             assert!(!spending.is_open("other"));
         }
+    }
+
+    /// The ledger says that it knows nothing of a budget that is not there, or is counted anew.
+    #[test]
+    fn nobody_reserves_in_a_budget_that_is_closed() {
+        let spending = Spending::default();
+        let told = serde_json::to_vec(&Spent::default()).unwrap();
+        let closed = serde_json::to_vec(&Spent { is_closed: true, ..Spent::default() }).unwrap();
+        spending.hear(Operation::Put, "back.20261128T210000Z", &told);
+        spending.hear(Operation::Put, "back.20261128T210100Z", &told);
+        spending.hear(Operation::Put, "back.20261128T210000Z", &closed);
+        assert!(!spending.is_open("back"));
+        spending.forget(|_| true);
+        assert!(!spending.is_open("back"));
+        // One window that is told of is enough: what is missing is in it by then.
+        spending.hear(Operation::Put, "back.20261128T210100Z", &told);
+        assert!(spending.is_open("back"));
     }
 
     /// A budget that was taken out, and of which nothing is left, is opened anew when it comes back: not before the ledger has.

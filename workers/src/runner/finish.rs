@@ -126,7 +126,7 @@ impl Work<'_> {
         let mut expected = claim;
         let next = self.with_budgets(next);
         let run = loop {
-            match self.write_ended(expected, &next).await {
+            match self.write_ended(expected, &next, Patience::PAID).await {
                 Ok(Fenced::Written(sequence)) => break sequence,
                 Ok(Fenced::Refused(last)) => match superseded(&last) {
                     Superseded::WriteAgain(sequence) => expected = sequence,

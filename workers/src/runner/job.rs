@@ -333,14 +333,14 @@ impl Work<'_> {
             _ => return self.judge(last).await,
         }
         let next = next.unwrap_or_else(|| self.another());
-        self.end_uncalled(self.expected, &next).await
+        self.end_uncalled(self.expected, &next, Patience::NORMAL).await
     }
 
     /// Hands on what was not called. It is written first: were it only handed on, another delivery of this message could
     /// claim it meanwhile, the copy be dropped for that, and the acknowledgement that follows take the message from whoever
     /// claimed it.
-    async fn end_uncalled(&mut self, expected: Sequence, next: &Next) -> Option<Fate> {
-        match self.write_ended(expected, next).await {
+    async fn end_uncalled(&mut self, expected: Sequence, next: &Next, patience: Patience) -> Option<Fate> {
+        match self.write_ended(expected, next, patience).await {
             Ok(Fenced::Written(run)) => self.hand_over(run, next).await,
             Ok(Fenced::Refused(last)) => self.judge(*last).await,
             Err(error) => Some(self.rest(&error)),
@@ -359,10 +359,10 @@ impl Work<'_> {
     }
 
     /// The attempt is claimed, and now its target may not be called any more: the claim ends without a call. The next
-    /// one has the same number.
+    /// one has the same number. With all patience: it would count as lost.
     async fn withdraw(&mut self, claim: Sequence) -> Option<Fate> {
         let next = self.another();
-        self.end_uncalled(claim, &next).await
+        self.end_uncalled(claim, &next, Patience::PAID).await
     }
 
     /// Every target of the request, as this worker sees it.
@@ -396,7 +396,12 @@ impl Work<'_> {
         Some((self.context.price(&self.job, target)?, target.clone()))
     }
 
-    pub(super) async fn write_ended(&self, expected: Sequence, next: &Next) -> Result<Fenced, PublishError> {
+    pub(super) async fn write_ended(
+        &self,
+        expected: Sequence,
+        next: &Next,
+        patience: Patience,
+    ) -> Result<Fenced, PublishError> {
         let ended = Ended {
             attempt: self.history.last().map_or(0, |attempt| attempt.number),
             from: self.hand.from.clone(),
@@ -406,7 +411,7 @@ impl Work<'_> {
             next: next.clone(),
             history: self.history.clone(),
         };
-        self.write(&Entry::Ended(ended), expected, Patience::PAID).await
+        self.write(&Entry::Ended(ended), expected, patience).await
     }
 
     async fn write_run(&self, entry: &Entry, patience: Patience) -> Result<Fenced, PublishError> {

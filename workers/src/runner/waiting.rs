@@ -118,7 +118,8 @@ impl Work<'_> {
         }
         let Some(to) = job.current_target() else {
             tracing::error!(request = %job.identity, "a hand-over names a target that is not there");
-            return Ok(Fate::Ack);
+            // Its deadline ends it.
+            return Ok(Fate::HandBack(Duration::from_secs(30)));
         };
         if self.needs_routers(job.target) {
             self.context.bus.give_back(&job, &self.hand.from).await?;

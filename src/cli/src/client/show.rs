@@ -267,10 +267,11 @@ fn ended_lines(ended: &Ended) -> Vec<(&'static str, String)> {
         Next::Later { at } => format!("it waits until {}", at.to_rfc3339()),
         Next::Hold => "no target of it is up, and it waits until one is".to_owned(),
     };
-    vec![
-        ("status", format!("attempt {} is over; {next}", ended.attempt)),
-        ("deadline", ended.deadline.to_rfc3339()),
-    ]
+    let over = match ended.attempt {
+        0 => "it was not called yet".to_owned(),
+        number => format!("attempt {number} is over"),
+    };
+    vec![("status", format!("{over}; {next}")), ("deadline", ended.deadline.to_rfc3339())]
 }
 
 #[cfg(test)]

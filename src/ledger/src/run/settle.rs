@@ -58,9 +58,10 @@ pub(super) async fn run(
     stop: &CancellationToken,
 ) -> Result<(), Error> {
     // Without budgets nothing is read; once there were some, all is.
+    let has_openings = book.lock().unwrap_or_else(PoisonError::into_inner).has_openings();
     let is_begun = tokio::select! {
         () = stop.cancelled() => false,
-        found = hot.wait_for(|hot| !hot.budgets.is_empty()) => found.is_ok(),
+        found = hot.wait_for(|hot| has_openings || !hot.budgets.is_empty()) => found.is_ok(),
     };
     if !is_begun {
         stop.cancelled().await;
@@ -99,6 +100,8 @@ pub(super) struct Pass {
     was_active: bool,
     /// Counters of which it is to be told what is spent.
     pub(super) changed: BTreeSet<Counter>,
+    /// Whether it was said which budgets are closed.
+    is_closed: bool,
 }
 
 impl Pass {
@@ -185,6 +188,8 @@ impl Settler<'_> {
                 Ok(()) = hot.changed() => {
                     let budgets = hot.borrow_and_update().budgets.clone();
                     pass.configured(self.configure(budgets).await?);
+                    pass.is_closed = false;
+                    self.close_all(&mut pass).await;
                     if self.lock().cursors().usage.is_none() {
                         return Err(again("all is read again by other budgets"));
                     }
@@ -192,6 +197,7 @@ impl Settler<'_> {
                     self.alerts.note(self.lock().counters().cloned().collect::<Vec<_>>());
                 }
                 _ = active.tick() => {
+                    self.close_all(&mut pass).await;
                     if self.is_active(&pass) && !pass.was_active {
                         self.catch_up(&mut entries, &mut pass, tasks).await?;
                     }
@@ -247,6 +253,17 @@ impl Settler<'_> {
         let book = Arc::clone(self.book);
         let change = move || Ok(book.lock().unwrap_or_else(PoisonError::into_inner).configure(budgets)?);
         in_background(change).await.map_err(Fault::Fatal)
+    }
+
+    /// Says once which budgets are closed, if this process may write: before it has read everything.
+    async fn close_all(&self, pass: &mut Pass) {
+        if pass.is_closed || !self.lease.is_held() {
+            return;
+        }
+        match self.close().await {
+            Ok(()) => pass.is_closed = true,
+            Err(error) => tracing::debug!(error, "it cannot be said which budgets are closed, trying again"),
+        }
     }
 
     pub(super) async fn note(

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
+use futures_util::StreamExt;
 use tollgate_bus::bucket::SPENT;
-use tollgate_protocol::budget::Counter;
+use tollgate_protocol::budget::{Counter, Spent};
 
 use super::settle::{Pass, Settler};
 
@@ -22,18 +23,10 @@ impl Settler<'_> {
                 if book.is_long_over(&counter, now) && book.long_over(now).contains(&counter) {
                     return Ok(());
                 }
-                if book.is_counted_anew(&counter.budget) {
-                    // It is told when that is done.
+                if book.is_closed(&counter.budget) {
                     return Ok(());
                 }
-                book.is_configured(&counter.budget).then(|| book.spent(&counter))
-            };
-            let Some(spent) = spent else {
-                // Of a budget that is not there nothing is said: routers that hear of it again wait until it is.
-                let gone = store.purge(counter.to_string()).await;
-                return gone.map_err(|error| {
-                    tracing::debug!(%error, %counter, "what is told of a budget that is gone was not removed");
-                });
+                book.spent(&counter)
             };
             let Ok(value) = serde_json::to_vec(&spent) else { return Ok(()) };
             let written = store.put(counter.to_string(), value.into()).await;
@@ -43,6 +36,31 @@ impl Settler<'_> {
         };
         // What was not told is in the set still, and told the next time.
         let _ = each(&mut pass.changed, tell).await;
+    }
+}
+
+impl Settler<'_> {
+    /// Says that nothing is known of budgets that are not configured, or are counted anew: routers reserve nothing in them
+    /// before they hear of them again.
+    pub(super) async fn close(&self) -> Result<(), String> {
+        let store = self.bus.bucket(SPENT).await?;
+        let closed = Spent { is_closed: true, ..Spent::default() };
+        let closed = serde_json::to_vec(&closed).map_err(|error| error.to_string())?;
+        let mut keys = store.keys().await.map_err(|error| error.to_string())?;
+        while let Some(key) = keys.next().await {
+            let key = key.map_err(|error| error.to_string())?;
+            let Some((budget, _)) = key.split_once('.') else { continue };
+            if !self.lock().is_closed(budget) {
+                continue;
+            }
+            let told = store.get(key.clone()).await.map_err(|error| error.to_string())?;
+            let is_known =
+                |told: &bytes::Bytes| serde_json::from_slice::<Spent>(told).is_ok_and(|told| told.is_closed);
+            if told.as_ref().is_some_and(|told| !is_known(told)) {
+                store.put(key, closed.clone().into()).await.map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tollgate_policy::account::{Account, Line};
 use tollgate_policy::budget::{Budget, Budgets};
-use tollgate_protocol::budget::Counter;
+use tollgate_protocol::budget::{Counter, Unit};
 
-use super::{ACCOUNT, Book, COUNTED, COUNTER, Cursors, STATE, decode, encode};
+use super::{ACCOUNT, Book, COUNTED, COUNTER, Cursors, OPENED, STATE, decode, encode};
 use crate::store::{Changes, Error};
 
 /// Budgets that came back, until their counters say all that was called without them.
@@ -31,7 +31,9 @@ fn definition(budget: &Budget) -> String {
 }
 
 fn definitions(budgets: &Budgets) -> BTreeMap<String, String> {
-    let counted = budgets.0.iter().filter(|budget| budget.measure.unit().is_some());
+    // What is over is in flight no more, whenever it was.
+    let is_counted = |unit: Option<Unit>| unit.is_some_and(|unit| unit != Unit::InFlight);
+    let counted = budgets.0.iter().filter(|budget| is_counted(budget.measure.unit()));
     counted.map(|budget| (budget.name.clone(), definition(budget))).collect()
 }
 
@@ -74,27 +76,34 @@ impl Book {
         self.ledger.store().apply(&changes)
     }
 
-    /// Whether less may stand in the counters of a budget than was spent of it. Nothing is told of it until then, and
-    /// routers wait.
+    /// Whether less may stand in the counters of a budget than was spent of it. Until it does not, it is closed.
     pub fn is_counted_anew(&self, budget: &str) -> bool {
         self.anew.budgets.contains(budget)
     }
 
-    /// Whether the budget is configured.
-    pub fn is_configured(&self, budget: &str) -> bool {
-        self.budgets.named(budget).is_some()
+    /// Whether nothing can be told of a budget: it is not configured, or counted anew.
+    pub fn is_closed(&self, budget: &str) -> bool {
+        self.budgets.named(budget).is_none() || self.is_counted_anew(budget)
     }
 
-    /// Whether what is due of it is written. A call that nobody reserved for is charged no more to a window that is long
-    /// over: it may be one of thousands.
+    /// Whether it says what is to be written. A call that nobody reserved for is charged no more to a window that is long
+    /// over: it may be one of thousands. And a reservation that somebody has settled had its usage event, though it may not
+    /// be there to be read again.
     pub(super) fn is_charged(&self, line: &Line) -> bool {
-        line.attempt > 0 || !self.is_long_over(&line.counter, self.heard)
+        if line.attempt == 0 {
+            !self.is_long_over(&line.counter, self.heard)
+        } else {
+            !line.is_settled_unseen()
+        }
+    }
+
+    /// Whether a budget was open before: some of its calls may have been charged.
+    pub fn has_openings(&self) -> bool {
+        !self.opened.is_empty()
     }
 
     fn missing(&self, account: &Account) -> BTreeSet<Counter> {
-        let is_missing = |line: &Line| {
-            line.difference() > 0 && self.is_counted_anew(&line.counter.budget) && self.is_charged(line)
-        };
+        let is_missing = |line: &Line| line.difference() > 0 && self.is_counted_anew(&line.counter.budget);
         self.lines(account).into_iter().filter(is_missing).map(|line| line.counter).collect()
     }
 
@@ -119,6 +128,15 @@ impl Book {
         if self.anew.budgets.is_empty() || !self.anew.is_read || !self.anew.missing.is_empty() {
             return Ok(Vec::new());
         }
+        // An opening of which no counter is left says nothing: the budget is opened anew.
+        let is_left = |name: &String| self.counters.keys().any(|counter| counter.budget == *name);
+        let gone: Vec<_> = self.opened.keys().filter(|name| !is_left(name)).cloned().collect();
+        let mut changes = Changes::default();
+        for name in gone {
+            changes.delete([OPENED, name.as_bytes()].concat());
+            self.opened.remove(&name);
+        }
+        self.ledger.store().apply(&changes)?;
         self.keep_counted()?;
         let budgets = std::mem::take(&mut self.anew).budgets;
         Ok(self.counters.keys().filter(|counter| budgets.contains(&counter.budget)).cloned().collect())

@@ -392,7 +392,7 @@ fn a_budget_that_comes_back_is_counted_anew() {
     book.read(&[opened.clone(), reserved.clone()], &[]).unwrap();
     // It is taken away while a call is under way, and another one is made without it.
     assert_eq!(book.configure(Budgets::default()).unwrap(), [counter()]);
-    assert!(!book.is_configured("research") && !book.is_counted_anew("research"));
+    assert!(book.is_closed("research") && !book.is_counted_anew("research"));
     assert_eq!(book.read(&[], &stream).unwrap().due, []);
     assert_eq!(book.spent(&counter()).total_nano_usd, 450);
 
@@ -433,4 +433,47 @@ fn a_budget_that_comes_back_is_counted_anew() {
     let book = Book::open(ledger, budgets()).unwrap();
     assert_eq!(book.spent(&counter()), spent);
     assert!(!book.is_counted_anew("research"));
+}
+
+/// A budget is counted anew, and some usage events are gone: what was settled for them stays spent.
+#[test]
+fn what_was_settled_is_spent_though_its_usage_is_gone() {
+    let mut entries = Entries::default();
+    let mut book = Book::open(ledger(), budgets()).unwrap();
+    let account = paid("r1", 0).identity().to_string();
+    book.begin(500);
+    let opened = entries.add(EntryKind::Open, "", 0, 50);
+    let reserved = entries.add(EntryKind::Reserve, &account, 1, 400);
+    let settled = entries.add(EntryKind::Settle, &account, 1, -280);
+    assert_eq!(book.read(&[opened, reserved], &[]).unwrap().due, []);
+    assert_eq!(book.spent(&counter()).spent_nano_usd, 50);
+    assert_eq!(book.read(&[settled], &[]).unwrap().due, []);
+    assert_eq!(book.spent(&counter()).spent_nano_usd, 170);
+}
+
+/// Calls without a limit of tokens a minute, for longer than its windows are kept: they are not charged when it is back, and
+/// leave nothing behind.
+#[test]
+fn windows_that_are_long_over_do_not_come_back_with_a_limit() {
+    let measure = tollgate_policy::budget::Measure::Tokens;
+    let limit = Budget { measure, per: Per::Minute, ..budgets().0[0].clone() };
+    let mut book = Book::open(ledger(), Budgets([limit.clone()].into())).unwrap();
+    let heard = event("r1", 1).time;
+    let at = |minutes: i64| heard + chrono::TimeDelta::minutes(minutes);
+    let now = limit.counter(at(120));
+    let opened = Entries::default().add(EntryKind::Open, "", 0, 0);
+    let opened = StoredEntry { counter: now.clone(), stored_at: at(120), ..opened };
+    book.begin(100);
+    let usage = tollgate_protocol::TokenUsage { input_tokens: 7, ..Default::default() };
+    let called = |id: &str, minutes| UsageEvent { usage, time: at(minutes), ..paid(id, 9) };
+    let outcome = book.read(&[opened], &[(101, called("old", 1)), (102, called("new", 119))]).unwrap();
+    let due: Vec<_> = outcome.due.iter().map(|due| (due.counter.clone(), due.amount)).collect();
+    assert_eq!(due, [(limit.counter(at(119)), 7)]);
+    assert!(!book.counters().any(|counter| *counter == limit.counter(at(1))));
+    book.forget_accounts(heard + chrono::TimeDelta::days(10)).unwrap();
+    assert_eq!(
+        book.names().unwrap(),
+        [paid("new", 0).identity().to_string()],
+        "what is not charged yet stays"
+    );
 }

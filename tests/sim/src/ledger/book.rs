@@ -201,7 +201,7 @@ impl Book {
         let lines = self.accounts.keys().flat_map(|name| self.lines(name));
         let unsettled: i64 =
             lines.filter(|line| line.counter == *counter).map(|line| line.sum - line.cost.unwrap_or(0)).sum();
-        Spent { spent_nano_usd: total - unsettled, total_nano_usd: total, sequence }
+        Spent { spent_nano_usd: total - unsettled, total_nano_usd: total, sequence, is_closed: false }
     }
 
     /// Every counter that is known.
