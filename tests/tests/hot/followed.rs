@@ -154,6 +154,13 @@ async fn a_budget_that_comes_back_has_all_that_was_called_without_it() {
     }
     charged(&stage, 2).await;
     assert_eq!(entries(&stage.client).await.len(), before, "nothing is written to what is not there");
+    // Routers that hear of it again, or are started meanwhile, wait for the ledger.
+    let told = stage.client.jetstream().get_key_value("llm_spent").await.unwrap();
+    let is_closed = async || {
+        let value = told.get("m.total").await.unwrap().unwrap();
+        serde_json::from_slice::<Value>(&value).unwrap()["is_closed"] == true
+    };
+    eventually(PATIENCE, "the budget closed", async || is_closed().await.then_some(())).await;
 
     // With two that are under way when it comes back, and end then.
     let (opens, open) = tokio::sync::watch::channel(false);
@@ -163,6 +170,7 @@ async fn a_budget_that_comes_back_has_all_that_was_called_without_it() {
     eventually(PATIENCE, "two calls", async || (stage.provider.in_flight() == 2).then_some(())).await;
     apply(&stage, &with(&stage.provider)).await;
     charged(&stage, 5).await;
+    eventually(PATIENCE, "the budget open", async || (!is_closed().await).then_some(())).await;
     opens.send_replace(true);
     charged(&stage, 7).await;
     let codes = [ask(&stage, "a5", "small").await, ask(&stage, "a6", "small").await];
