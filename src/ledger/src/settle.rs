@@ -171,7 +171,7 @@ impl Book {
         if !is_other {
             return Ok(Vec::new());
         }
-        // Of those that are read anew nothing is left here; what was told of them stands until it is told again.
+        // Where all is read anew nothing of them is left here.
         let known = self.counters.keys().cloned().collect();
         self.compare_counted()?;
         self.sum_up()?;

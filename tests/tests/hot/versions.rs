@@ -38,6 +38,11 @@ async fn versions_are_planned_applied_kept_and_rolled_back() {
     assert!(applied.stderr.contains("in use by: 1 router, 1 worker"), "{}", applied.stderr);
     let plan = run(&stage, &["config", "plan", &one]).await;
     assert_eq!((plan.code, plan.stdout.trim()), (Some(0), "no change against version 1"));
+    let said = ["warning: ", "the key itself stands in the file", "max_in_flight of providers"];
+    assert!(said.iter().all(|said| plan.stderr.contains(said)), "{}", plan.stderr);
+    let negative = run(&stage, &["budget", "set", "any", "--limit-usd", "-1"]).await;
+    assert_eq!(negative.code, Some(2));
+    assert!(negative.stderr.contains("expected a decimal number of dollars"), "{}", negative.stderr);
     let again = run(&stage, &["config", "apply", &one]).await;
     assert_eq!((again.code, again.stdout.trim()), (Some(0), "no change: version 1 stays in force"));
 

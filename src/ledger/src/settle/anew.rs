@@ -3,7 +3,8 @@
 //! While a budget is not configured, nobody charges calls to it. One rule says what is spent of it afterwards, whether the
 //! ledger went on, was made anew or is compared with the streams: what its scope has used since it was first opened, as if
 //! it had been there all the time. Which calls these are is in the usage events, and an account keeps too little of them;
-//! so both streams are read again from their beginnings. The same goes for another scope or window under the same name.
+//! so both streams are read again from their beginnings. Another scope or window under the same name begins it as well,
+//! but what was reserved stays where it was charged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
