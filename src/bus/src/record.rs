@@ -72,8 +72,12 @@ impl Bus {
                 return Ok(Fenced::Written(sequence));
             }
             // The record is as expected after all: the other write was still in flight (10164), or lost.
-            if sequence != write.expected || !tries.again().await {
+            if sequence != write.expected {
                 return Ok(Fenced::Refused(Box::new(read.last)));
+            }
+            // What was expected is no reason to refuse anything, so it says nothing of who has the request now.
+            if !tries.again().await {
+                return Err(PublishError::NoAnswer(patience.0));
             }
         }
     }

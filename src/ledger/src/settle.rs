@@ -320,6 +320,7 @@ impl Book {
     /// Everything that is to be written, for who begins to write.
     pub fn all_due(&mut self) -> Result<Vec<Due>, Error> {
         let mut due = Vec::new();
+        self.forget_missing();
         let ledger = Arc::clone(&self.ledger);
         ledger.each(ACCOUNT, |_, value| {
             let account: Account = decode(value)?;
@@ -332,15 +333,17 @@ impl Book {
         Ok(due)
     }
 
-    /// What could not be written before.
-    pub fn due_again(&mut self) -> Result<Vec<Due>, Error> {
-        let mut due = Vec::new();
+    /// What could not be written before. Some of it may not be due any more.
+    pub fn due_again(&mut self) -> Result<Outcome, Error> {
+        let mut outcome = Outcome::default();
         for name in std::mem::take(&mut self.again) {
             if let Some(account) = self.stored(&name)? {
-                self.due(&name, &account, &mut due);
+                self.due(&name, &account, &mut outcome.due);
+                self.note_charged(&name, &account);
             }
         }
-        Ok(due)
+        outcome.changed.extend(self.end_anew()?);
+        Ok(outcome)
     }
 
     /// It could not be written: it is due again.
@@ -434,7 +437,7 @@ impl Book {
                 0 => account.began().is_none_or(|began| began.timestamp_millis() <= sums.began_ms),
                 _ => line.is_cut && line.cost.is_some(),
             });
-            if is_incomplete || !self.is_charged(&line) { line.as_it_stands() } else { line }
+            if is_incomplete || !self.is_charged(account, &line) { line.as_it_stands() } else { line }
         };
         lines.map(of_book).collect()
     }

@@ -34,10 +34,13 @@ impl Context {
             Err(error) => return self.stays(&job, &error),
         };
         let moved = match claim::judge_unclaimed(&hand, job.run, last) {
-            Verdict::Claim { expected, history: None } => {
-                // Written first: a worker could claim it before it is let go of.
-                let known = Known { accepted_at: job.accepted_at, history: job.history.clone() };
+            Verdict::Claim { expected, history } => {
+                let is_called = history.is_some();
+                let history = history.unwrap_or_else(|| job.history.clone());
+                // Written first: a worker could claim it before it is let go of, be it after a rest.
+                let known = Known { accepted_at: job.accepted_at, history };
                 match self.write_ended(&message, &job, expected, &known).await {
+                    Ok(Some(run)) if is_called => self.move_on(&message, &job, run, known.history).await,
                     Ok(Some(run)) => {
                         let job = Job { run, probe: None, ..job.clone() };
                         self.bus.give_back(&job, &message.source).await
@@ -45,9 +48,6 @@ impl Context {
                     Ok(None) => return,
                     Err(error) => Err(error),
                 }
-            }
-            Verdict::Claim { expected, history: Some(history) } => {
-                self.move_on(&message, &job, expected, history).await
             }
             Verdict::HandOver { run, ended } => self.move_on(&message, &job, run, ended.history).await,
             Verdict::AskOwner { sequence, started } => {

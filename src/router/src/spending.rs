@@ -31,6 +31,8 @@ struct Known {
     spent: HashMap<Counter, Spent>,
     /// Budgets of which anything was told: the ledger has opened them.
     opened: HashSet<String>,
+    /// Budgets of which it was last told that they are closed.
+    closed: HashSet<String>,
 }
 
 impl Default for Spending {
@@ -82,16 +84,19 @@ impl Spending {
                     let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
                     known.opened.remove(&counter.budget);
                     known.spent.remove(&counter);
+                    known.closed.insert(counter.budget);
                 }
                 Ok(spent) => self.note(counter, spent),
                 Err(_) => {}
             },
             // The ledger forgets windows that are long over; there is one for each minute. What it told of them it told of
-            // a budget that was open.
+            // a budget that was open, or of one that it has closed.
             Operation::Delete | Operation::Purge => {
                 let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
                 known.spent.remove(&counter);
-                known.opened.insert(counter.budget);
+                if !known.closed.contains(&counter.budget) {
+                    known.opened.insert(counter.budget);
+                }
             }
         }
     }
@@ -99,6 +104,7 @@ impl Spending {
     fn note(&self, counter: Counter, spent: Spent) {
         let budget = counter.budget.clone();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.closed.remove(&budget);
         known.opened.insert(budget.clone());
         known.spent.insert(counter, spent);
         drop(known);
@@ -115,7 +121,7 @@ impl Spending {
     /// window the ledger forgets it as well. Called before others come into force.
     pub(crate) fn forget(&self, is_configured: impl Fn(&str) -> bool) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let Known { spent, opened } = &mut *known;
+        let Known { spent, opened, .. } = &mut *known;
         opened.retain(|name| is_configured(name) || spent.keys().any(|counter| counter.budget == *name));
     }
 
@@ -180,8 +186,13 @@ mod tests {
         assert!(!spending.is_open("back"));
         spending.forget(|_| true);
         assert!(!spending.is_open("back"));
+        // What is forgotten of it meanwhile does not open it.
+        spending.hear(Operation::Purge, "back.20261128T210000Z", b"");
+        assert!(!spending.is_open("back"));
         // One window that is told of is enough: what is missing is in it by then.
         spending.hear(Operation::Put, "back.20261128T210100Z", &told);
+        assert!(spending.is_open("back"));
+        spending.hear(Operation::Purge, "back.20261128T210100Z", b"");
         assert!(spending.is_open("back"));
     }
 

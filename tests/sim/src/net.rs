@@ -260,8 +260,11 @@ impl Process {
             if wrote == Some(nonce) {
                 return Ok(Fenced::Written(sequence));
             }
-            if sequence != expected || self.world.exec.now() + pause > until {
+            if sequence != expected {
                 return Ok(Fenced::Refused(Box::new(last)));
+            }
+            if self.world.exec.now() + pause > until {
+                return Err(NotStored::NoAnswer);
             }
             self.sleep(pause).await;
             pause = (pause * 2).min(SECOND);

@@ -312,3 +312,54 @@ async fn a_provider_that_is_taken_out_strands_nothing() {
     let response = stage.client.await_response(&again.identity, PATIENCE).await.value();
     assert_eq!((&response["status"], &response["provider"]), (&"succeeded".into(), &"sim".into()));
 }
+
+/// The message of a call that failed rests at a provider which is taken out then. What moves it says so in the record first:
+/// a worker of before may be about to claim it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_call_of_a_provider_that_is_taken_out_goes_on_elsewhere() {
+    let other = Provider::start().await;
+    let short = |config: Config| config.timing(Duration::from_secs(2), Duration::from_secs(1));
+    let mut stage = Stage::with(&[Role::Router, Role::Worker], |provider| {
+        short(with_other(config(provider, 8, &TEAMS), &other)).model("pair", &[TARGET, "other/o-1"])
+    })
+    .await;
+    stage.running[1].restart_at(Some("worker.ended:1:kill"));
+    stage.provider.always(Behaviour::error(500, "server_error", None));
+    let request = request("rests", 0, "pair");
+    stage.client.publish(&request).await;
+    eventually(PATIENCE, "the death of the worker", async || (!stage.running[1].is_alive()).then_some(()))
+        .await;
+    let record = async |stage: &Stage| {
+        let stored = stage.client.read_stream("LLM_RECORD").await;
+        let ours = format!("llm.run.{}", request.identity);
+        stored.iter().rfind(|message| message.subject == ours).expect("a record").value()
+    };
+    let ended = record(&stage).await;
+    assert_eq!((&ended["state"], &ended["next"]["to"]), (&"ended".into(), &"retry".into()), "{ended}");
+
+    let without = Config::new().provider("other", &other.base_url(), 16, &[("o-1", PRICE)]);
+    let without = TEAMS.iter().fold(without.model("other", &["other/o-1"]), |config, team| config.team(team));
+    stage.broker.configure(&short(without).model("pair", &["other/o-1"]));
+    stage.running[0].term();
+    stage.running[0].process().ended(PATIENCE).await;
+    stage.running[0].restart().await;
+    eventually(PATIENCE, "the message to be moved", async || {
+        match (
+            stage.client.message_count("LLM_DISPATCH_sim").await,
+            stage.client.message_count("LLM_DISPATCH_other").await,
+        ) {
+            (0, 1) => Ok(()),
+            counts => Err(counts),
+        }
+    })
+    .await;
+    let moved = record(&stage).await;
+    assert_eq!((&moved["state"], &moved["next"]["to"]), (&"ended".into(), &"later".into()), "{moved}");
+    assert_eq!((&moved["from"], &moved["history"]), (&ended["from"], &ended["history"]), "{moved}");
+    stage.running[1].restart_at(None);
+    let response = stage.client.await_response(&request.identity, PATIENCE).await.value();
+    assert_eq!((&response["status"], &response["provider"]), (&"succeeded".into(), &"other".into()));
+    assert_eq!(response["attempts"].as_array().map(Vec::len), Some(2), "{response}");
+    assert_eq!((stage.provider.total(), other.total()), (1, 1));
+    stage.idle().await;
+}

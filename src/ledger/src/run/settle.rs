@@ -203,7 +203,14 @@ impl Settler<'_> {
                     }
                     self.look(&mut pass, tasks).await?;
                 }
-                _ = forget.tick() => forgetting.begin(self.bus, self.book, self.lease, tasks),
+                // What is known of an account by half may look as if it were over.
+                _ = forget.tick(), if pass.entries_read && pass.usage_read => {
+                    if self.lock().is_counting_anew() {
+                        forget.reset_after(FORGET_FIRST);
+                    } else {
+                        forgetting.begin(self.bus, self.book, self.lease, tasks);
+                    }
+                }
             }
         }
     }
@@ -303,11 +310,17 @@ impl Settler<'_> {
             if begins {
                 pass.changed.extend(self.lock().counters().cloned());
             }
-            let due = in_background(move || {
+            let outcome = in_background(move || {
                 let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(if begins { book.all_due()? } else { book.due_again()? })
+                Ok(if begins {
+                    Outcome { due: book.all_due()?, ..Outcome::default() }
+                } else {
+                    book.due_again()?
+                })
             });
-            self.write(due.await.map_err(Fault::Fatal)?, tasks);
+            let Outcome { due, changed } = outcome.await.map_err(Fault::Fatal)?;
+            pass.changed.extend(changed);
+            self.write(due, tasks);
             let unopened = self.lock().unopened();
             for name in unopened {
                 self.open_budget(&name).await?;

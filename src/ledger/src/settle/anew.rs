@@ -62,6 +62,9 @@ impl Book {
             })?;
         }
         changes.delete(STATE.to_vec());
+        // By what these are counted nobody can say before all is read, nor whether the next change makes them what they were.
+        let others = now.into_iter().filter(|(name, _)| !self.anew.budgets.contains(name));
+        changes.put(COUNTED.to_vec(), encode(&others.collect::<BTreeMap<_, _>>())?);
         self.ledger.store().apply(&changes)?;
         // Of openings the first counts, and its entry may be gone: they are kept.
         (self.cursors, self.counters) = (Cursors::default(), Default::default());
@@ -70,7 +73,7 @@ impl Book {
         Ok(())
     }
 
-    /// Stored only when all is counted by it: who dies before begins again.
+    /// Of those that are counted anew it is stored only when all is counted by it: who dies before begins again.
     fn keep_counted(&self) -> Result<(), Error> {
         let mut changes = Changes::default();
         changes.put(COUNTED.to_vec(), encode(&definitions(&self.budgets))?);
@@ -82,17 +85,22 @@ impl Book {
         self.anew.budgets.contains(budget)
     }
 
+    /// Whether that is so of any budget.
+    pub fn is_counting_anew(&self) -> bool {
+        !self.anew.budgets.is_empty()
+    }
+
     /// Whether nothing can be told of a budget: it is not configured, or counted anew.
     pub fn is_closed(&self, budget: &str) -> bool {
         self.budgets.named(budget).is_none() || self.is_counted_anew(budget)
     }
 
     /// Whether it says what is to be written. A call that nobody reserved for is charged no more to a window that is long
-    /// over: it may be one of thousands. And a reservation that somebody has settled had its usage event, though it may not
-    /// be there to be read again.
-    pub(super) fn is_charged(&self, line: &Line) -> bool {
+    /// over: it may be one of thousands. And what somebody has charged or settled had its usage event, though it may not be
+    /// there to be read again.
+    pub(super) fn is_charged(&self, account: &Account, line: &Line) -> bool {
         if line.attempt == 0 {
-            !self.is_long_over(&line.counter, self.heard)
+            account.began().is_some() && !self.is_long_over(&line.counter, self.heard)
         } else {
             !line.is_settled_unseen()
         }
@@ -106,6 +114,11 @@ impl Book {
     fn missing(&self, account: &Account) -> BTreeSet<Counter> {
         let is_missing = |line: &Line| line.difference() > 0 && self.is_counted_anew(&line.counter.budget);
         self.lines(account).into_iter().filter(is_missing).map(|line| line.counter).collect()
+    }
+
+    /// All accounts are looked at once more.
+    pub(super) fn forget_missing(&mut self) {
+        self.anew.missing.clear();
     }
 
     /// Hears what has to be charged yet, when all is read.

@@ -9,6 +9,8 @@ use crate::Caps;
 use crate::store::memory::MemoryStore;
 use crate::testing::event;
 
+mod anew;
+
 fn budgets() -> Budgets {
     let budget = Budget {
         measure: tollgate_policy::budget::Measure::Money,
@@ -310,7 +312,7 @@ fn a_log_without_its_beginning_is_not_settled_by_what_is_left() {
         outcome.due.iter().map(|due| (due.account.as_str(), due.amount)).collect::<Vec<_>>(),
         [(account("r3").as_str(), -60)]
     );
-    assert_eq!(book.due_again().unwrap(), []);
+    assert_eq!(book.due_again().unwrap().due, []);
     outcome.due.iter().for_each(|due| book.not_mine(due));
     assert_eq!(book.all_due().unwrap(), outcome.due);
     let spent = book.spent(&counter());
@@ -377,103 +379,4 @@ fn what_an_older_version_stored_is_read() {
         [(name.as_str(), -330)]
     );
     assert_eq!(book.spent(&counter()).spent_nano_usd, 120);
-}
-
-/// What was called while a budget was not there counts when it is back, and nothing is told of it before that is charged.
-#[test]
-fn a_budget_that_comes_back_is_counted_anew() {
-    let (ledger, mut entries) = (ledger(), Entries::default());
-    let mut book = Book::open(Arc::clone(&ledger), budgets()).unwrap();
-    let account = |id: &str| paid(id, 0).identity().to_string();
-    let opened = entries.add(EntryKind::Open, "", 0, 50);
-    let reserved = entries.add(EntryKind::Reserve, &account("r1"), 1, 400);
-    let stream = [(101, paid("r1", 120)), (102, paid("r2", 30))];
-    book.begin(100);
-    book.read(&[opened.clone(), reserved.clone()], &[]).unwrap();
-    // It is taken away while a call is under way, and another one is made without it.
-    assert_eq!(book.configure(Budgets::default()).unwrap(), [counter()]);
-    assert!(book.is_closed("research") && !book.is_counted_anew("research"));
-    assert_eq!(book.read(&[], &stream).unwrap().due, []);
-    assert_eq!(book.spent(&counter()).total_nano_usd, 450);
-
-    let again = |book: &mut Book| {
-        assert_eq!((book.cursors(), book.unopened()), (Cursors::default(), Vec::new()));
-        assert!(book.is_counted_anew("research"));
-        book.begin(100);
-        let read = book.read(&[opened.clone(), reserved.clone()], &stream).unwrap();
-        read.due.iter().for_each(|due| book.not_mine(due));
-        book.all_due().unwrap()
-    };
-    assert_eq!(book.configure(budgets()).unwrap(), [counter()]);
-    let due = again(&mut book);
-    let amounts: Vec<_> = due.iter().map(|due| (due.account.clone(), due.amount)).collect();
-    assert_eq!(amounts, [(account("r1"), -280), (account("r2"), 30)]);
-    assert_eq!(book.spent(&counter()).spent_nano_usd, 200);
-    let new_limit = Budget { limit: 7, ..budgets().0[0].clone() };
-    book.configure(Budgets([new_limit].into())).unwrap();
-    assert!(book.is_counted_anew("research"), "less stands in its counter");
-
-    // Who dies before all is charged begins again.
-    let mut book = Book::open(Arc::clone(&ledger), budgets()).unwrap();
-    assert_eq!(again(&mut book), due);
-    let settled = entries.add(EntryKind::Settle, &account("r1"), 1, -280);
-    assert_eq!(book.read(&[settled], &[]).unwrap().due, []);
-    assert!(book.is_counted_anew("research"), "what is too much keeps nobody, what is too little does");
-    let charged = StoredEntry {
-        entry: Entry { tried: None, ..entries.add(EntryKind::Settle, &account("r2"), 0, 30).entry },
-        ..entries.add(EntryKind::Settle, &account("r2"), 0, 0)
-    };
-    let charged = StoredEntry { amount: 30, ..charged };
-    let outcome = book.read(&[charged], &[]).unwrap();
-    assert_eq!((outcome.due, book.is_counted_anew("research")), (Vec::new(), false));
-    assert_eq!(outcome.changed, BTreeSet::from([counter()]));
-    let spent = book.spent(&counter());
-    assert_eq!((spent.spent_nano_usd, spent.total_nano_usd), (200, 200));
-    // Once that is done, a start is none of it.
-    let book = Book::open(ledger, budgets()).unwrap();
-    assert_eq!(book.spent(&counter()), spent);
-    assert!(!book.is_counted_anew("research"));
-}
-
-/// A budget is counted anew, and some usage events are gone: what was settled for them stays spent.
-#[test]
-fn what_was_settled_is_spent_though_its_usage_is_gone() {
-    let mut entries = Entries::default();
-    let mut book = Book::open(ledger(), budgets()).unwrap();
-    let account = paid("r1", 0).identity().to_string();
-    book.begin(500);
-    let opened = entries.add(EntryKind::Open, "", 0, 50);
-    let reserved = entries.add(EntryKind::Reserve, &account, 1, 400);
-    let settled = entries.add(EntryKind::Settle, &account, 1, -280);
-    assert_eq!(book.read(&[opened, reserved], &[]).unwrap().due, []);
-    assert_eq!(book.spent(&counter()).spent_nano_usd, 50);
-    assert_eq!(book.read(&[settled], &[]).unwrap().due, []);
-    assert_eq!(book.spent(&counter()).spent_nano_usd, 170);
-}
-
-/// Calls without a limit of tokens a minute, for longer than its windows are kept: they are not charged when it is back, and
-/// leave nothing behind.
-#[test]
-fn windows_that_are_long_over_do_not_come_back_with_a_limit() {
-    let measure = tollgate_policy::budget::Measure::Tokens;
-    let limit = Budget { measure, per: Per::Minute, ..budgets().0[0].clone() };
-    let mut book = Book::open(ledger(), Budgets([limit.clone()].into())).unwrap();
-    let heard = event("r1", 1).time;
-    let at = |minutes: i64| heard + chrono::TimeDelta::minutes(minutes);
-    let now = limit.counter(at(120));
-    let opened = Entries::default().add(EntryKind::Open, "", 0, 0);
-    let opened = StoredEntry { counter: now.clone(), stored_at: at(120), ..opened };
-    book.begin(100);
-    let usage = tollgate_protocol::TokenUsage { input_tokens: 7, ..Default::default() };
-    let called = |id: &str, minutes| UsageEvent { usage, time: at(minutes), ..paid(id, 9) };
-    let outcome = book.read(&[opened], &[(101, called("old", 1)), (102, called("new", 119))]).unwrap();
-    let due: Vec<_> = outcome.due.iter().map(|due| (due.counter.clone(), due.amount)).collect();
-    assert_eq!(due, [(limit.counter(at(119)), 7)]);
-    assert!(!book.counters().any(|counter| *counter == limit.counter(at(1))));
-    book.forget_accounts(heard + chrono::TimeDelta::days(10)).unwrap();
-    assert_eq!(
-        book.names().unwrap(),
-        [paid("new", 0).identity().to_string()],
-        "what is not charged yet stays"
-    );
 }
