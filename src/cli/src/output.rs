@@ -7,6 +7,7 @@
 #![expect(clippy::print_stderr, reason = "printing is what this module is for")]
 
 use std::io::IsTerminal;
+use std::sync::Once;
 
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -67,7 +68,7 @@ impl Output {
         };
         match text {
             Ok(text) => print_or_stop(&text),
-            Err(error) => eprintln!("cannot write the result as JSON: {error}"),
+            Err(error) => print_error(&format!("cannot write the result as JSON: {error}")),
         }
     }
 
@@ -78,18 +79,18 @@ impl Output {
 
     /// Something about the result, not part of it.
     pub(crate) fn note(&self, text: impl AsRef<str>) {
-        eprintln!("{}", text.as_ref());
+        print_error(text.as_ref());
     }
 
     /// Why a command failed.
     pub(crate) fn failure(&self, text: &str, exit_code: u8) {
         if self.json {
             let error = serde_json::json!({"error": {"message": text, "exit_code": exit_code}});
-            eprintln!("{error}");
+            print_error(&error.to_string());
         } else if self.colours && self.terminal_error {
-            eprintln!("\u{1b}[31merror:\u{1b}[0m {text}");
+            print_error(&format!("\u{1b}[31merror:\u{1b}[0m {text}"));
         } else {
-            eprintln!("error: {text}");
+            print_error(&format!("error: {text}"));
         }
     }
 
@@ -181,8 +182,15 @@ fn print_or_stop(text: &str) {
     if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush())
         && error.kind() != std::io::ErrorKind::BrokenPipe
     {
-        eprintln!("cannot write to standard output: {error}");
+        static SAID: Once = Once::new();
+        SAID.call_once(|| print_error(&format!("cannot write to standard output: {error}")));
     }
+}
+
+/// Prints a line to standard error. Where nobody reads that there is nobody to be told.
+fn print_error(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 #[cfg(test)]

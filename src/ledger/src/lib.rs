@@ -30,6 +30,7 @@ pub mod settle;
 pub mod store;
 
 mod metrics;
+mod reading;
 #[cfg(test)]
 mod testing;
 

@@ -16,12 +16,13 @@ use tollgate_protocol::budget::{Counter, Spent, Unit};
 use tollgate_protocol::{Sequence, Timestamp};
 
 use crate::audit::{Audit, Correction, Difference, What};
-use crate::fold::Message;
+use crate::fold::{Message, parse};
 use crate::query::{self, Answer, AsOf};
+use crate::reading::Reading;
 use crate::row::Row;
 use crate::run::lease::{self, Lease};
 use crate::run::open::spent_since;
-use crate::run::settle::{BATCH_MAX, Fault, consumer, in_order, messages};
+use crate::run::settle::{BATCH_MAX, Fault, in_order, messages};
 use crate::store::sled::SledStore;
 use crate::{Caps, Error, Ledger};
 
@@ -130,9 +131,8 @@ impl<'a> Reconciliation<'a> {
                 let (sequence, stored_at) = (info.stream_sequence, info.published);
                 messages.push(Message { sequence, stored_at, payload: message.message.payload });
             }
-            let events = messages.iter().filter_map(|message| {
-                Some((message.sequence, serde_json::from_slice(&message.payload).ok()?))
-            });
+            let events =
+                messages.iter().filter_map(|message| Some((message.sequence, parse(&message.payload).ok()?)));
             self.audit.read(Vec::new(), &events.collect::<Vec<_>>())?;
             if fold {
                 self.ledger.fold(&messages)?;
@@ -295,6 +295,8 @@ fn entry(
 
 /// A stream's messages from one sequence to another, in order.
 struct Reader {
+    /// Kept as long as its messages are read.
+    reading: Option<Reading>,
     messages: Option<futures_util::stream::ReadyChunks<async_nats::jetstream::consumer::pull::Stream>>,
     seen: u64,
     up_to: Sequence,
@@ -302,12 +304,13 @@ struct Reader {
 
 impl Reader {
     async fn open(bus: &Bus, stream: &str, after: Sequence, up_to: Sequence) -> Result<Self, ReconcileError> {
-        let mut reader = Self { messages: None, seen: 0, up_to };
+        let mut reader = Self { reading: None, messages: None, seen: 0, up_to };
         if after < up_to {
-            let consumer = consumer(bus, stream, after).await?;
-            if consumer.cached_info().num_pending > 0 {
-                reader.messages = Some(messages(&consumer).await?.ready_chunks(BATCH_MAX));
+            let reading = Reading::after(bus, stream, after).await.map_err(unreadable)?;
+            if reading.cached_info().num_pending > 0 {
+                reader.messages = Some(messages(&reading).await?.ready_chunks(BATCH_MAX));
             }
+            reader.reading = Some(reading);
         }
         Ok(reader)
     }

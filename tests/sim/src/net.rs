@@ -226,11 +226,8 @@ impl Process {
         publish: Publish<Body>,
         patience: Micros,
     ) -> Result<Ack, NotStored> {
-        match self.ask(patience, move |world| world.store(publish.clone())).await {
-            Some(Ok(ack)) => Ok(ack),
-            Some(Err(refused)) => Err(NotStored::Refused(refused)),
-            None => Err(NotStored::NoAnswer),
-        }
+        let stored = self.ask(patience, move |world| world.store(publish.clone())).await;
+        stored.ok_or(NotStored::NoAnswer)?.map_err(NotStored::Refused)
     }
 
     /// Writes to a record if it has not changed since `expected`.

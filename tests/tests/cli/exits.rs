@@ -100,3 +100,15 @@ async fn help_version_and_completions_are_exit_code_0() {
         assert!(ended.stdout.contains(part), "{arguments:?}:\n{}", ended.stdout);
     }
 }
+
+/// Nobody reads what goes wrong: the exit code says it all the same.
+#[test]
+fn a_closed_standard_error_is_no_panic() {
+    let broker = Broker::new(&Config::new(), "nats://127.0.0.1:1");
+    for (arguments, code) in [(["config", "check", "nowhere.toml"].as_slice(), 2), (&["status"], 3)] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = broker.command(arguments);
+        assert_eq!(command.stderr(writer).status().unwrap().code(), Some(code), "{arguments:?}");
+    }
+}

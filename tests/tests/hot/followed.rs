@@ -17,6 +17,7 @@ use crate::stage::{PATIENCE, Stage};
 
 const ALL: [Role; 7] =
     [Role::Router, Role::Router, Role::Router, Role::Router, Role::Worker, Role::Worker, Role::Ledger];
+const MANY: usize = 20;
 const BUDGET: &str = "team-research-total";
 
 /// Waits until so many calls were made and the counter says what they cost.
@@ -184,6 +185,27 @@ async fn a_budget_that_comes_back_has_all_that_was_called_without_it() {
     stage.running[ledger].restart().await;
     charged(&stage, 8).await;
     assert_eq!(ask(&stage, "a7", "small").await["error"]["code"], "budget_exceeded");
+
+    // Each of many is opened by what is read with a consumer of its own: a stream has room for a thousand.
+    let budget = |n| {
+        format!(
+            "[[budgets]]\nname = \"of-{n}\"\nscope = {{ user = \"u{n}\" }}\nlimit_usd = \"1\"\nper = \"day\"\n"
+        )
+    };
+    let many: String = (0..MANY).map(budget).collect();
+    apply(&stage, &with(&stage.provider).raw(&many)).await;
+    eventually(PATIENCE, "all of them open", async || {
+        let open = totals(&stage.client).await.keys().filter(|subject| subject.contains(".of-")).count();
+        if open == MANY { Ok(()) } else { Err(open) }
+    })
+    .await;
+    eventually(PATIENCE / 4, "no consumer left", async || {
+        match stage.client.consumers("LLM_USAGE").await.len() {
+            ..MANY => Ok(()),
+            consumers => Err(consumers),
+        }
+    })
+    .await;
     stage.idle().await;
     stage.stop().await;
 }

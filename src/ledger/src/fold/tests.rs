@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use tollgate_protocol::NanoUsd;
+use tollgate_protocol::money::COST_MAX;
 use tollgate_protocol::response::{Outcome, Status};
 use tollgate_protocol::usage::UsageEvent;
 
@@ -124,6 +125,28 @@ fn what_is_no_event_is_counted_and_passed() {
     assert_eq!(sequences, [1, 2, 4, 5, 6]);
 }
 
+/// Sums of what no call costs would leave no room for what calls cost.
+#[test]
+fn what_no_call_costs_is_unreadable() {
+    let costs = |event: UsageEvent, cost| {
+        let event = UsageEvent { cost_nano_usd: NanoUsd(cost), ..event };
+        parse(&serde_json::to_vec(&event).unwrap())
+    };
+    let call = event("r1", 1);
+    for right in [0, COST_MAX.0] {
+        costs(call.clone(), right).unwrap();
+    }
+    for wrong in [-1, COST_MAX.0 + 1, i64::MAX, i64::MIN] {
+        assert!(costs(call.clone(), wrong).unwrap_err().contains("cost"), "{wrong}");
+    }
+    for right in [-COST_MAX.0, COST_MAX.0] {
+        costs(correction(&call, 0), right).unwrap();
+    }
+    for wrong in [-COST_MAX.0 - 1, COST_MAX.0 + 1, i64::MIN] {
+        costs(correction(&call, 0), wrong).unwrap_err();
+    }
+}
+
 #[test]
 fn the_newest_unreadable_messages_are_remembered() {
     let ledger = ledger(MemoryStore::default(), Caps::default());
@@ -226,7 +249,8 @@ fn events() -> impl Strategy<Value = Vec<UsageEvent>> {
             };
             event.time = at(hour * 1_800);
             if event.kind != Kind::Unpaid {
-                event.cost_nano_usd = NanoUsd(cost);
+                let cost = cost % (COST_MAX.0 + 1);
+                event.cost_nano_usd = NanoUsd(if kind == 3 { cost } else { cost.abs() });
                 event.usage.input_tokens = tokens;
             }
             event.meta.user = (label > 0).then(|| format!("user-{label}"));

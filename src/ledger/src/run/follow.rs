@@ -7,15 +7,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use futures_util::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tollgate_bus::{Bus, event};
-use tollgate_protocol::Sequence;
 
 use super::in_background;
 use super::standing::{Standing, Stream, standing};
 use crate::fold::Message;
+use crate::reading::Reading;
 use crate::{Error, Ledger, metrics, store};
 
 /// How long the fold rests after few events, so that the next transaction has more of them.
@@ -161,7 +160,7 @@ async fn pass(
 ) -> Result<Ended, Fault> {
     let disconnections = bus.connection().health().disconnections;
     let cursor = ledger.cursor()?;
-    let consumer = consumer(bus, cursor).await?;
+    let consumer = Reading::after(bus, event::USAGE, cursor).await.map_err(again)?;
     if until == Until::CaughtUp && consumer.cached_info().num_pending == 0 {
         return Ok(Ended::CaughtUp);
     }
@@ -208,22 +207,6 @@ async fn pass(
             return Ok(Ended::CaughtUp);
         }
     }
-}
-
-async fn consumer(bus: &Bus, cursor: Sequence) -> Result<PullConsumer, Fault> {
-    let config = pull::Config {
-        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: cursor + 1 },
-        ack_policy: AckPolicy::None,
-        inactive_threshold: Duration::from_secs(60),
-        memory_storage: true,
-        num_replicas: 1,
-        description: Some("the ledger's reading of usage events".into()),
-        ..pull::Config::default()
-    };
-    bus.jetstream()
-        .create_consumer_on_stream(config, bus.subjects().stream(event::USAGE))
-        .await
-        .map_err(again)
 }
 
 struct Read {

@@ -7,10 +7,12 @@ use futures_util::StreamExt;
 use tollgate_bus::{Bus, event};
 use tollgate_policy::budget::Budgets;
 use tollgate_protocol::budget::{Counter, Entry, EntryKind, Unit};
-use tollgate_protocol::usage::{Kind, UsageEvent};
+use tollgate_protocol::usage::Kind;
 use tollgate_protocol::{Sequence, Timestamp};
 
-use super::settle::{Fault, PATIENCE, Settler, again, consumer_from, in_order, messages};
+use super::settle::{Fault, PATIENCE, Settler, again, in_order, messages};
+use crate::fold::parse;
+use crate::reading::Reading;
 
 impl Settler<'_> {
     /// Writes what was spent before the budget was there, so that its counter begins with it.
@@ -62,7 +64,7 @@ pub(crate) async fn spent_since(
     up_to: Sequence,
 ) -> Result<i64, Fault> {
     let policy = start.map_or(DeliverPolicy::All, |start_time| DeliverPolicy::ByStartTime { start_time });
-    let consumer = consumer_from(bus, event::USAGE, policy).await?;
+    let consumer = Reading::from(bus, event::USAGE, policy).await.map_err(again)?;
     let mut left = consumer.cached_info().num_pending;
     let mut costs: HashMap<String, (Kind, i64)> = HashMap::new();
     if left == 0 {
@@ -76,7 +78,7 @@ pub(crate) async fn spent_since(
         if message.info().is_ok_and(|info| info.stream_sequence > up_to) {
             break;
         }
-        let Ok(event) = serde_json::from_slice::<UsageEvent>(&message.payload) else { continue };
+        let Ok(event) = parse(&message.payload) else { continue };
         if budgets.of_event(&event).next().is_none() || start.is_some_and(|start| event.time < start) {
             continue;
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::{DeliverPolicy, PullConsumer, pull};
 use futures_util::StreamExt;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::MissedTickBehavior;
@@ -23,6 +23,8 @@ use super::entries::Entries;
 use super::forget::Forgetting;
 use super::in_background;
 use super::lease::{self, Lease};
+use crate::fold::parse;
+use crate::reading::Reading;
 use crate::settle::{Book, Due, Outcome, PlacedEvent};
 use crate::{Error, Ledger};
 
@@ -144,8 +146,9 @@ impl Settler<'_> {
         let disconnections = self.bus.connection().health().disconnections;
         self.begin().await?;
         let cursors = self.lock().cursors();
-        let entries = consumer(self.bus, counter::STREAM, cursors.entries).await?;
-        let usage = consumer(self.bus, event::USAGE, cursors.usage.unwrap_or_default()).await?;
+        let entries = Reading::after(self.bus, counter::STREAM, cursors.entries).await.map_err(again)?;
+        let from = cursors.usage.unwrap_or_default();
+        let usage = Reading::after(self.bus, event::USAGE, from).await.map_err(again)?;
         let mut pass = Pass {
             entries_read: entries.cached_info().num_pending == 0,
             usage_read: usage.cached_info().num_pending == 0,
@@ -242,7 +245,7 @@ impl Settler<'_> {
     /// The first usage event that was stored since.
     async fn first_since(&self, time: Timestamp) -> Result<Option<Sequence>, Fault> {
         let policy = DeliverPolicy::ByStartTime { start_time: time };
-        let consumer = consumer_from(self.bus, event::USAGE, policy).await?;
+        let consumer = Reading::from(self.bus, event::USAGE, policy).await.map_err(again)?;
         if consumer.cached_info().num_pending == 0 {
             return Ok(None);
         }
@@ -373,7 +376,7 @@ fn read_usage(chunk: Vec<Delivered>, seen: &mut u64) -> Result<(Vec<PlacedEvent>
         pending = in_order(&message, seen)?;
         let sequence = message.info().map_err(again)?.stream_sequence;
         // What is no usage event is counted and told where totals are made.
-        if let Ok(event) = serde_json::from_slice(&message.payload) {
+        if let Ok(event) = parse(&message.payload) {
             read.push((sequence, event));
         }
     }
@@ -394,27 +397,6 @@ pub(crate) fn in_order(message: &async_nats::jetstream::Message, seen: &mut u64)
 pub(crate) async fn messages(consumer: &PullConsumer) -> Result<pull::Stream, Fault> {
     let stream = consumer.stream().max_messages_per_batch(BATCH_MAX);
     stream.expires(Duration::from_secs(30)).heartbeat(Duration::from_secs(5)).messages().await.map_err(again)
-}
-
-pub(crate) async fn consumer(bus: &Bus, stream: &str, cursor: Sequence) -> Result<PullConsumer, Fault> {
-    consumer_from(bus, stream, DeliverPolicy::ByStartSequence { start_sequence: cursor + 1 }).await
-}
-
-pub(super) async fn consumer_from(
-    bus: &Bus,
-    stream: &str,
-    deliver_policy: DeliverPolicy,
-) -> Result<PullConsumer, Fault> {
-    let config = pull::Config {
-        deliver_policy,
-        ack_policy: AckPolicy::None,
-        inactive_threshold: Duration::from_secs(60),
-        memory_storage: true,
-        num_replicas: 1,
-        description: Some("the ledger's reading for budgets".into()),
-        ..pull::Config::default()
-    };
-    bus.jetstream().create_consumer_on_stream(config, bus.subjects().stream(stream)).await.map_err(again)
 }
 
 fn interval(every: Duration) -> tokio::time::Interval {
