@@ -4,8 +4,6 @@
 //! error. On a terminal there are colours (unless `NO_COLOR` is set) and a progress bar; elsewhere plain
 //! text. With `--json` a result is one JSON document, and so is a failure.
 
-#![expect(clippy::print_stderr, reason = "printing is what this module is for")]
-
 use std::io::IsTerminal;
 use std::sync::Once;
 

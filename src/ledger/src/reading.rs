@@ -37,7 +37,7 @@ impl Reading {
             ..pull::Config::default()
         };
         let stream = bus.subjects().stream(stream);
-        let consumer = bus.jetstream().create_consumer_on_stream(config, &stream).await;
+        let consumer = Box::pin(bus.jetstream().create_consumer_on_stream(config, &stream)).await;
         let consumer = consumer.map_err(|error| error.to_string())?;
         Ok(Self { consumer, bus: bus.clone(), stream })
     }

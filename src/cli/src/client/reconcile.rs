@@ -96,7 +96,7 @@ pub(crate) async fn run(args: ReconcileArgs, global: &Global, output: &Output) -
         let mut look = Look { bus: &bus, reconciliation: &mut reconciliation, wait: args.wait };
         let mut found = look.compare().await?;
         if args.repair && !found.differences.is_empty() {
-            look.repair(&mut found).await?;
+            Box::pin(look.repair(&mut found)).await?;
         }
         Ok::<_, Failure>(found)
     };
@@ -268,7 +268,7 @@ impl Look<'_, '_> {
             }
             Ok(corrections)
         });
-        writing.await.map_err(failed)?;
+        Box::pin(writing).await.map_err(failed)?;
         self.read().await?;
         let left = current(self.reconciliation).map_err(failed)?;
         let left: BTreeSet<_> = left.iter().map(place).collect();
