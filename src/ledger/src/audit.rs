@@ -136,6 +136,8 @@ pub struct Audit {
     beside: BTreeMap<Sequence, Beside>,
     corrected: HashMap<Sequence, i64>,
     last: Sequence,
+    /// The first usage event that is left.
+    usage_first: Option<Sequence>,
 }
 
 impl Audit {
@@ -150,7 +152,7 @@ impl Audit {
         opened.into_iter().for_each(|(budget, usage)| book.adopt_opening(&budget, usage));
         let (logs, corrected) = (HashMap::new(), HashMap::new());
         let (firsts, beside) = (HashMap::new(), BTreeMap::new());
-        Ok(Self { book, budgets, logs, firsts, beside, corrected, last: 0 })
+        Ok(Self { book, budgets, logs, firsts, beside, corrected, last: 0, usage_first: None })
     }
 
     /// Reads what comes next in both streams.
@@ -187,6 +189,7 @@ impl Audit {
                 }
             }
         }
+        self.usage_first = self.usage_first.or_else(|| usage.first().map(|(sequence, _)| *sequence));
         let outcome = self.book.read(&readable, usage)?;
         outcome.due.iter().for_each(|due| self.book.not_mine(due));
         Ok(())
@@ -337,9 +340,21 @@ impl Audit {
         Ok(found)
     }
 
+    /// Whether the usage events of what somebody has charged or settled can be there: all since the budget's opening are, or
+    /// one is known. The ledger takes as right what they may have said.
+    fn is_told_of(&self, account: &Account, line: &Line) -> bool {
+        let is_unseen = match line.attempt {
+            0 => account.began().is_none(),
+            _ => line.is_settled_unseen(),
+        };
+        let opened = self.book.opening(&line.counter.budget).unwrap_or_default();
+        !is_unseen || self.usage_first.is_some_and(|first| first <= opened.saturating_add(1))
+    }
+
     /// Whether all of the line's entries can be there. A log has an end, and windows that are long over are forgotten.
     fn is_compared(&self, account: &Account, line: &Line, now: Timestamp) -> bool {
         !self.book.is_long_over(&line.counter, now)
+            && self.is_told_of(account, line)
             && self
                 .logs
                 .get(&line.counter)

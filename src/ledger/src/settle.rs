@@ -102,6 +102,8 @@ pub struct Book {
     /// Accounts of which something could not be written.
     again: BTreeSet<String>,
     anew: Anew,
+    /// Whether both streams were read since it was opened or emptied: before that an account may be known by half.
+    is_whole: bool,
     /// When the last entry was stored that was heard of, by the server's clock; after a start, when the last counter began.
     heard: Timestamp,
 }
@@ -133,6 +135,7 @@ impl Book {
             writing: HashSet::new(),
             again: BTreeSet::new(),
             anew: Anew::default(),
+            is_whole: false,
             heard,
         };
         book.compare_counted()?;

@@ -254,3 +254,25 @@ fn what_is_long_over_is_not_compared() {
     assert_eq!(found(9), (1, 0, 1));
     assert_eq!(found(11), (0, 1, 0));
 }
+
+/// The ledger takes as right what it was charged with for calls that may have been told before the events that are left; so
+/// nobody repairs it.
+#[test]
+fn what_was_charged_for_events_that_are_gone_is_not_compared() {
+    let found = |first: Sequence| {
+        let (mut audit, mut stream) = (audit(), Stream::default());
+        let opening = stream.entry(EntryKind::Open, "", 0);
+        let charged = stream.entry(EntryKind::Settle, R1, 30);
+        let charged = StoredEntry { entry: Entry { attempt: 0, tried: None, ..charged.entry }, ..charged };
+        let settled = [
+            stream.entry(EntryKind::Reserve, "research._.r2", 400),
+            stream.entry(EntryKind::Settle, "research._.r2", -280),
+        ];
+        let entries = [opening, charged].into_iter().chain(settled).map(Ok).collect();
+        audit.read(entries, &[(first, paid("other", 0))]).unwrap();
+        let found = audit.accounts(None, at(0)).unwrap();
+        (found.differences.len(), found.open.len(), found.not_compared)
+    };
+    assert_eq!(found(1), (1, 1, 0), "nothing is gone: somebody else wrote it");
+    assert_eq!(found(2), (0, 0, 2));
+}

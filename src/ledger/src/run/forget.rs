@@ -72,7 +72,9 @@ async fn forget(
     let reader = Arc::clone(book);
     let over = in_background(move || {
         let mut book = reader.lock().unwrap_or_else(PoisonError::into_inner);
-        book.forget_accounts(now)?;
+        if !book.forget_accounts(now)? {
+            return Ok((Vec::new(), Vec::new()));
+        }
         Ok((book.long_over(now), book.long_over(now - STANDBY)))
     });
     let (over, for_longer) = over.await?;

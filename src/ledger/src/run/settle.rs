@@ -98,6 +98,8 @@ pub(super) struct Settler<'a> {
 pub(super) struct Pass {
     pub(super) entries_read: bool,
     usage_read: bool,
+    /// Whether the book knows that both are.
+    is_whole: bool,
     /// Whether this process wrote when it last looked.
     was_active: bool,
     /// Counters of which it is to be told what is spent.
@@ -205,14 +207,13 @@ impl Settler<'_> {
                         self.catch_up(&mut entries, &mut pass, tasks).await?;
                     }
                     self.look(&mut pass, tasks).await?;
-                }
-                // What is known of an account by half may look as if it were over.
-                _ = forget.tick(), if pass.entries_read && pass.usage_read => {
-                    if self.lock().is_counting_anew() {
-                        forget.reset_after(FORGET_FIRST);
-                    } else {
-                        forgetting.begin(self.bus, self.book, self.lease, tasks);
+                    if pass.entries_read && pass.usage_read && !pass.is_whole {
+                        self.lock().note_all_read();
+                        pass.is_whole = true;
                     }
+                }
+                _ = forget.tick(), if pass.entries_read && pass.usage_read => {
+                    forgetting.begin(self.bus, self.book, self.lease, tasks);
                 }
             }
         }

@@ -68,6 +68,7 @@ impl Book {
         self.ledger.store().apply(&changes)?;
         // Of openings the first counts, and its entry may be gone: they are kept.
         (self.cursors, self.counters) = (Cursors::default(), Default::default());
+        self.is_whole = false;
         self.writing.clear();
         self.again.clear();
         Ok(())
@@ -85,9 +86,9 @@ impl Book {
         self.anew.budgets.contains(budget)
     }
 
-    /// Whether that is so of any budget.
-    pub fn is_counting_anew(&self) -> bool {
-        !self.anew.budgets.is_empty()
+    /// Hears that both streams were read, as far as there was anything.
+    pub fn note_all_read(&mut self) {
+        self.is_whole = true;
     }
 
     /// Whether nothing can be told of a budget: it is not configured, or counted anew.

@@ -34,8 +34,12 @@ impl Book {
         }
     }
 
-    /// Forgets accounts of which nothing can be heard any more.
-    pub fn forget_accounts(&mut self, now: Timestamp) -> Result<(), Error> {
+    /// Forgets accounts of which nothing can be heard any more. `false`: that cannot be said yet, there may be some that are
+    /// known by half.
+    pub fn forget_accounts(&mut self, now: Timestamp) -> Result<bool, Error> {
+        if !self.is_whole {
+            return Ok(false);
+        }
         let oldest = now.timestamp_millis() - KEPT_MS;
         let mut changes = Changes::default();
         self.ledger.each(ACCOUNT, |key, value| {
@@ -47,7 +51,8 @@ impl Book {
             }
             Ok(())
         })?;
-        self.ledger.store().apply(&changes)
+        self.ledger.store().apply(&changes)?;
+        Ok(true)
     }
 
     /// The windows that are over for so long that nothing is settled in them any more. Of a budget that is configured the

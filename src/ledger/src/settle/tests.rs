@@ -228,6 +228,7 @@ fn what_nobody_will_hear_of_any_more_is_forgotten() {
     let account = paid("r1", 0).identity().to_string();
     book.read(&[entries.add(EntryKind::Reserve, &account, 1, 400)], &[]).unwrap();
     let heard = event("r1", 1).time;
+    book.note_all_read();
     book.forget_accounts(heard + chrono::TimeDelta::days(10)).unwrap();
     assert_eq!(book.names().unwrap(), std::slice::from_ref(&account), "it is open");
     let settled = entries.add(EntryKind::Settle, &account, 1, -280);

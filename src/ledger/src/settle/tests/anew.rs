@@ -91,7 +91,8 @@ fn windows_that_are_long_over_do_not_come_back_with_a_limit() {
     let due: Vec<_> = outcome.due.iter().map(|due| (due.counter.clone(), due.amount)).collect();
     assert_eq!(due, [(limit.counter(at(119)), 7)]);
     assert!(!book.counters().any(|counter| *counter == limit.counter(at(1))));
-    book.forget_accounts(heard + chrono::TimeDelta::days(10)).unwrap();
+    book.note_all_read();
+    assert!(book.forget_accounts(heard + chrono::TimeDelta::days(10)).unwrap());
     assert_eq!(
         book.names().unwrap(),
         [paid("new", 0).identity().to_string()],
@@ -174,7 +175,7 @@ fn what_is_due_no_more_keeps_no_budget_closed() {
         let due = book.read(&[opened], &[(101, called.clone())]).unwrap().due;
         due.iter().for_each(|due| book.not_mine(due));
         let due = book.all_due().unwrap();
-        assert_eq!((due.len(), book.is_counting_anew()), (1, true));
+        assert_eq!((due.len(), book.is_counted_anew("research")), (1, true));
         due
     };
     let due = back(&mut book, opened(&mut entries, 2));
@@ -183,8 +184,29 @@ fn what_is_due_no_more_keeps_no_budget_closed() {
     let reserved = entries.add(EntryKind::Reserve, &other, 1, 0);
     let later = StoredEntry { entry: reserved.entry, ..opened(&mut entries, 90) };
     book.read(&[later], &[]).unwrap();
-    assert!(book.is_counting_anew());
+    assert!(book.is_counted_anew("research"));
     let outcome = book.due_again().unwrap();
-    assert_eq!((outcome.due, book.is_counting_anew()), (Vec::new(), false));
+    assert_eq!((outcome.due, book.is_counted_anew("research")), (Vec::new(), false));
     assert!(outcome.changed.iter().any(|counter| counter.budget == limit.name));
+}
+
+/// A call that was settled long ago is read again, its usage event last: until then it looks as if it were over.
+#[test]
+fn nothing_is_forgotten_that_is_known_by_half() {
+    let mut entries = Entries::default();
+    let mut book = Book::open(ledger(), budgets()).unwrap();
+    let account = paid("r1", 0).identity().to_string();
+    book.begin(100);
+    let opened = entries.add(EntryKind::Open, "", 0, 50);
+    let reserved = entries.add(EntryKind::Reserve, &account, 1, 400);
+    let settled = entries.add(EntryKind::Settle, &account, 1, -280);
+    let later = settled.stored_at + chrono::TimeDelta::days(10);
+    book.read(&[opened, reserved, settled], &[]).unwrap();
+    assert!(!book.forget_accounts(later).unwrap());
+    assert_eq!(book.read(&[], &[(101, paid("r1", 120))]).unwrap().due, [], "it is charged already");
+    book.note_all_read();
+    assert!(book.forget_accounts(later).unwrap());
+    assert_eq!(book.names().unwrap(), Vec::<String>::new());
+    book.configure(others()).unwrap();
+    assert!(!book.forget_accounts(later).unwrap(), "all is read again");
 }
