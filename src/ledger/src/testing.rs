@@ -1,5 +1,7 @@
 //! Events for tests.
 
+use std::path::Path;
+
 use tollgate_protocol::response::{Outcome, Status};
 use tollgate_protocol::usage::{Kind, UsageEvent};
 use tollgate_protocol::{Group, Meta, NanoUsd, Priority, Team, Timestamp, TokenUsage};
@@ -7,7 +9,20 @@ use tollgate_protocol::{Group, Meta, NanoUsd, Priority, Team, Timestamp, TokenUs
 use crate::fold::Message;
 use crate::ledger::Ledger;
 use crate::store::Store;
-use crate::{Caps, Row};
+use crate::store::sled::SledStore;
+use crate::{Caps, Error, Row};
+
+/// Opens a folder that was closed just now. A process that another test starts has a copy of its lock until it runs.
+pub(crate) fn open_again(folder: &Path) -> Result<SledStore, Error> {
+    let mut left = 10_000;
+    loop {
+        match SledStore::open(folder) {
+            Err(Error::InUse(_)) if left > 0 => left -= 1,
+            opened => return opened,
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
 
 pub(crate) const T0: i64 = 1_767_225_600; // 2026-01-01T00:00:00Z
 

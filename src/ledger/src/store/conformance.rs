@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use super::memory::MemoryStore;
 use super::sled::SledStore;
 use super::{Changes, Store, after_prefix};
+use crate::testing::open_again;
 
 fn changes(writes: &[(&str, Option<&str>)]) -> Changes {
     let mut changes = Changes::default();
@@ -77,7 +78,7 @@ fn sled_keeps_what_was_flushed() {
     store.apply(&changes(&[("a", Some("1"))])).unwrap();
     store.flush().unwrap();
     drop(store);
-    assert_eq!(scan(&SledStore::open(folder.path()).unwrap(), b"", b"\xff", 9), ["a=1"]);
+    assert_eq!(scan(&open_again(folder.path()).unwrap(), b"", b"\xff", 9), ["a=1"]);
 }
 
 #[test]

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::sled::SledStore;
+use crate::testing::open_again;
 use crate::testing::{event, lost, message};
 use crate::{Caps, Ledger};
 
 const FOLDER: &str = "TOLLGATE_TEST_CRASH_FOLDER";
 
 fn open(folder: &Path) -> Ledger {
-    Ledger::open(Box::new(SledStore::open(folder).unwrap()), folder, Caps::default()).unwrap()
+    Ledger::open(Box::new(open_again(folder).unwrap()), folder, Caps::default()).unwrap()
 }
 
 /// Event `sequence`: every third is a lost call that the next one replaces.

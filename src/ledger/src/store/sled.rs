@@ -114,6 +114,7 @@ impl Store for SledStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::open_again;
 
     #[test]
     fn a_second_opening_of_the_same_folder_is_refused() {
@@ -143,7 +144,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             drop(SledStore::open(folder.path()).unwrap());
             damage(folder.path());
-            let error = SledStore::open(folder.path()).unwrap_err();
+            let error = open_again(folder.path()).unwrap_err();
             assert!(error.to_string().contains("tollgate ledger rebuild"), "{error}");
         }
     }
