@@ -154,6 +154,13 @@ fn what_was_charged_is_spent_though_its_usage_is_gone() {
 /// A difference that could not be written may be none any more when it is looked at again: nobody waits for it.
 #[test]
 fn what_is_due_no_more_keeps_no_budget_closed() {
+    for begins in [false, true] {
+        one_that_is_due_no_more(begins);
+    }
+}
+
+/// Looked at again by who goes on writing, or by who begins to.
+fn one_that_is_due_no_more(begins: bool) {
     let measure = tollgate_policy::budget::Measure::Tokens;
     let limit = Budget { measure, per: Per::Minute, ..budgets().0[0].clone() };
     let limits = || Budgets([limit.clone()].into());
@@ -185,9 +192,14 @@ fn what_is_due_no_more_keeps_no_budget_closed() {
     let later = StoredEntry { entry: reserved.entry, ..opened(&mut entries, 90) };
     book.read(&[later], &[]).unwrap();
     assert!(book.is_counted_anew("research"));
-    let outcome = book.due_again().unwrap();
-    assert_eq!((outcome.due, book.is_counted_anew("research")), (Vec::new(), false));
-    assert!(outcome.changed.iter().any(|counter| counter.budget == limit.name));
+    if begins {
+        assert_eq!(book.all_due().unwrap(), []);
+    } else {
+        let outcome = book.due_again().unwrap();
+        assert_eq!(outcome.due, []);
+        assert!(outcome.changed.iter().any(|counter| counter.budget == limit.name));
+    }
+    assert!(!book.is_counted_anew("research"));
 }
 
 /// A call that was settled long ago is read again, its usage event last: until then it looks as if it were over.
