@@ -74,6 +74,15 @@ async fn four_routers_spend_a_strict_budget_to_its_end_and_not_beyond() {
     assert_eq!(stage.provider.total(), fit);
     assert_eq!(settled(&stage.client, TEAM).await, limit, "to the last request that fits");
     assert_eq!(most_held(&entries(&stage.client).await, limit), limit);
+    // Whoever ends a try does so under the same id: were it the router and the ledger at once, it would be ended twice.
+    for stored in stage.client.read_stream("LLM_BUDGET").await {
+        let entry: serde_json::Value =
+            serde_json::from_str(stored.header("Tollgate-Entry").unwrap()).unwrap();
+        if entry["kind"] == "undo" {
+            let id = format!("end/{}", entry["try"].as_str().unwrap());
+            assert_eq!(stored.header("Nats-Msg-Id"), Some(id.as_str()), "{entry}");
+        }
+    }
     stage.idle().await;
     stage.stop().await;
 }
