@@ -1,6 +1,7 @@
 //! Events for tests.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use tollgate_protocol::response::{Outcome, Status};
 use tollgate_protocol::usage::{Kind, UsageEvent};
@@ -13,14 +14,14 @@ use crate::store::sled::SledStore;
 use crate::{Caps, Error, Row};
 
 /// Opens a folder that was closed just now. A process that another test starts has a copy of its lock until it runs.
+#[expect(clippy::disallowed_methods, reason = "a test waits for a condition, with a deadline")]
 pub(crate) fn open_again(folder: &Path) -> Result<SledStore, Error> {
-    let mut left = 10_000;
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match SledStore::open(folder) {
-            Err(Error::InUse(_)) if left > 0 => left -= 1,
+            Err(Error::InUse(_)) if Instant::now() < deadline => std::thread::yield_now(),
             opened => return opened,
         }
-        std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }
 

@@ -56,16 +56,23 @@ fn a_budget_that_comes_back_is_counted_anew() {
     assert!(!book.is_counted_anew("research"));
 }
 
+/// A budget's opening, and a call of `r1` that was reserved for and cost 120.
+fn one_call(entries: &mut Entries) -> [StoredEntry; 3] {
+    let account = paid("r1", 0).identity().to_string();
+    [
+        entries.add(EntryKind::Open, "", 0, 50),
+        entries.add(EntryKind::Reserve, &account, 1, 400),
+        entries.add(EntryKind::Settle, &account, 1, -280),
+    ]
+}
+
 /// A budget is counted anew, and some usage events are gone: what was settled for them stays spent.
 #[test]
 fn what_was_settled_is_spent_though_its_usage_is_gone() {
     let mut entries = Entries::default();
     let mut book = Book::open(ledger(), budgets()).unwrap();
-    let account = paid("r1", 0).identity().to_string();
     book.begin(500);
-    let opened = entries.add(EntryKind::Open, "", 0, 50);
-    let reserved = entries.add(EntryKind::Reserve, &account, 1, 400);
-    let settled = entries.add(EntryKind::Settle, &account, 1, -280);
+    let [opened, reserved, settled] = one_call(&mut entries);
     assert_eq!(book.read(&[opened, reserved], &[]).unwrap().due, []);
     assert_eq!(book.spent(&counter()).spent_nano_usd, 50);
     assert_eq!(book.read(&[settled], &[]).unwrap().due, []);
@@ -207,11 +214,8 @@ fn one_that_is_due_no_more(begins: bool) {
 fn nothing_is_forgotten_that_is_known_by_half() {
     let mut entries = Entries::default();
     let mut book = Book::open(ledger(), budgets()).unwrap();
-    let account = paid("r1", 0).identity().to_string();
     book.begin(100);
-    let opened = entries.add(EntryKind::Open, "", 0, 50);
-    let reserved = entries.add(EntryKind::Reserve, &account, 1, 400);
-    let settled = entries.add(EntryKind::Settle, &account, 1, -280);
+    let [opened, reserved, settled] = one_call(&mut entries);
     let later = settled.stored_at + chrono::TimeDelta::days(10);
     book.read(&[opened, reserved, settled], &[]).unwrap();
     assert!(!book.forget_accounts(later).unwrap());
